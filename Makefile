@@ -1,0 +1,53 @@
+# The one door to everything. Each target makes its own virtual environment first, and needs only Python 3.11 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-faults fuzz check format bench dist clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+run: $(VENV)/run.stamp ## Serve the API on 127.0.0.1:8080, on the SQLite file of `taskctl task`
+	$(BIN)/taskctl serve
+
+test: $(VENV)/dev.stamp ## Run the test suite
+	$(BIN)/python -m pytest
+
+test-faults: $(VENV)/dev.stamp ## Run the slow tests that kill and stop real processes
+	$(BIN)/python -m pytest -m faults
+
+fuzz: $(VENV)/dev.stamp ## Run the property tests with many more examples
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m fuzz
+
+check: $(VENV)/dev.stamp ## Lint, check formats and types, and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/dev.stamp ## Put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.stamp ## Run the benchmarks; docs/benchmarks.md explains them
+	$(BIN)/python -m benchmarks.cli
+	$(BIN)/python -m benchmarks.storage
+
+dist: $(VENV)/dev.stamp ## Build the wheel and the source archive into dist/
+	$(BIN)/python -m build --outdir dist
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) dist
+
+$(VENV)/run.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/run.stamp
