@@ -1,0 +1,45 @@
+"""What can happen in taskctl, as a few types of event.
+
+Handlers and statements stay free of metrics and logging: the few places through which everything passes emit an event, and
+an `Observer` makes of it what it likes. An observer is called on the path of a request, so it returns at once and never raises.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+
+class RequestDone(NamedTuple):
+    """An HTTP request was answered. route: its template, or "" if none fitted; seconds: until the answer was ready."""
+
+    method: str
+    path: str
+    route: str
+    status: int
+    seconds: float
+    request_id: str
+
+
+class StatementDone(NamedTuple):
+    """A statement was run on the database, on `rows` rows or with as many as its answer."""
+
+    sql: str
+    rows: int
+    seconds: float
+
+
+class BatchCommitted(NamedTuple):
+    """Changesets were committed in one transaction; `waiting` more had arrived meanwhile."""
+
+    workspace: str
+    changesets: int
+    operations: int
+    waiting: int
+    seconds: float
+
+
+Event: TypeAlias = RequestDone | StatementDone | BatchCommitted
+Observer: TypeAlias = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Observe nothing."""

@@ -1,0 +1,512 @@
+"""The model: what a task is, what can be asked and changed, and `TaskService`, the one protocol that everything speaks.
+
+These types are the definition of every shape on the wire and in the library. A `NewTask` or `TaskPatch` checks itself when it
+is made (see `fields.py`), so one that exists is valid, wherever it came from.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from typing import Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from taskctl import fields
+from taskctl.errors import Conflict, FieldError, InvalidRequest, InvalidTask, StaleTask, TaskctlError
+from taskctl.fields import Due
+
+Status: TypeAlias = Literal["todo", "in_progress", "done", "cancelled"]
+Priority: TypeAlias = Literal["none", "low", "medium", "high", "urgent"]
+Source: TypeAlias = Literal["cli", "api", "library", "import", "seed"]
+Ref: TypeAlias = int | UUID
+"""What names a task: its id, or its uid."""
+
+PAGE_DEFAULT = 50
+CHANGES_MAX = 1000
+BATCH_MAX = 500
+"""Operations in one changeset."""
+
+WRITABLE = ("title", "description", "status", "priority", "project", "labels", "due")
+READ_ONLY = ("id", "uid", "started_at", "completed_at", "created_at", "updated_at", "version")
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A task as it is after its latest change. Instants are in UTC, to the microsecond."""
+
+    id: int
+    uid: UUID
+    title: str
+    description: str | None
+    status: Status
+    priority: Priority
+    project: str | None
+    labels: tuple[str, ...]
+    due: Due | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is still something to do."""
+        return self.status in fields.OPEN
+
+
+class _Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a task that a writer sets, each made canonical or refused."""
+
+    _checks: ClassVar[Mapping[str, Any]] = {name: getattr(fields, name) for name in (*WRITABLE, "uid")}
+
+    def __post_init__(self) -> None:
+        wrong = []
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is UNSET:
+                continue
+            try:
+                msgspec.structs.force_setattr(self, name, self._checks[name](value))
+            except fields.Refused as e:
+                wrong.append((name, e))
+        if wrong:
+            errors = [FieldError(f"/{name}{e.inner}", e.code, f"{name} {e.detail}") for name, e in wrong]
+            raise InvalidTask("; ".join(e.detail for e in errors), errors=errors)
+
+
+class NewTask(_Checked, frozen=True, kw_only=True):
+    """A task to be added. Only the title is needed.
+
+    `due` may be written as a text, too (RFC 3339); `uid` is for imports, and is made if it is left out.
+
+    Raises InvalidTask, which names every field at fault.
+    """
+
+    title: str
+    description: str | None = None
+    status: Status = "todo"
+    priority: Priority = "none"
+    project: str | None = None
+    labels: Iterable[str] = ()
+    due: Due | str | None = None
+    uid: UUID | None = None
+
+
+class TaskPatch(_Checked, frozen=True, kw_only=True, omit_defaults=True):
+    """The changes of an edit. What is left out stays as it is; None clears.
+
+    Raises InvalidTask, which names every field at fault.
+    """
+
+    title: str | UnsetType = UNSET
+    description: str | None | UnsetType = UNSET
+    status: Status | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
+    project: str | None | UnsetType = UNSET
+    labels: Iterable[str] | UnsetType = UNSET
+    due: Due | str | None | UnsetType = UNSET
+
+
+# ---------------------------------------------------------------------------------------------------- the rules of change
+
+_TRANSITIONS: Mapping[str, tuple[str, ...]] = {
+    "todo": ("in_progress", "done", "cancelled"),
+    "in_progress": ("todo", "done", "cancelled"),
+    "done": ("todo",),
+    "cancelled": ("todo",),
+}
+
+
+def create(new: NewTask, *, id: int, uid: UUID, now: datetime) -> Task:
+    """Return the first version of a task."""
+    return Task(
+        id=id,
+        uid=uid,
+        title=new.title,
+        description=new.description,
+        status=new.status,
+        priority=new.priority,
+        project=new.project,
+        labels=tuple(new.labels),
+        due=new.due,  # type: ignore[arg-type]  # a text is a date or an instant after the check
+        started_at=now if new.status == "in_progress" else None,
+        completed_at=now if new.status == "done" else None,
+        created_at=now,
+        updated_at=now,
+        version=1,
+    )
+
+
+def change(task: Task, patch: TaskPatch, *, now: datetime) -> Task:
+    """Return the task after the patch: the very same object if nothing is different, else its next version.
+
+    Raises Conflict for a transition that there is not.
+    """
+    changes = {
+        name: value
+        for name in patch.__struct_fields__
+        if (value := getattr(patch, name)) is not UNSET and value != getattr(task, name)
+    }
+    if not changes:
+        return task
+    if status := changes.get("status"):
+        if status not in _TRANSITIONS[task.status]:
+            raise Conflict(
+                f"task {task.id} is {task.status}, and from there it cannot become {status}; reopen it first",
+                id=task.id,
+                status=task.status,
+            )
+        if status == "in_progress" and task.started_at is None:
+            changes["started_at"] = now
+        changes["completed_at"] = now if status == "done" else None
+    return msgspec.structs.replace(task, **changes, updated_at=now, version=task.version + 1)
+
+
+def require_version(task: Task, wanted: int | None) -> None:
+    """Raise StaleTask unless the writer had seen this version, or does not care."""
+    if wanted is not None and wanted != task.version:
+        raise StaleTask(f"task {task.id} is at version {task.version}, not {wanted}", id=task.id, current_version=task.version)
+
+
+# ---------------------------------------------------------------------------------------------------------------- writing
+
+
+class Add(msgspec.Struct, frozen=True):
+    """Add a task."""
+
+    task: NewTask
+
+
+class Edit(msgspec.Struct, frozen=True):
+    """Change the fields that the patch names; only if the task is at `if_version`, where that is given."""
+
+    id: Ref
+    patch: TaskPatch
+    if_version: int | None = None
+
+
+class Remove(msgspec.Struct, frozen=True):
+    """Remove a task; only if it is at `if_version`, where that is given."""
+
+    id: Ref
+    if_version: int | None = None
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """An operation that could not even be read. It keeps its place in the batch, and fails there."""
+
+    error: TaskctlError
+
+
+Operation: TypeAlias = Add | Edit | Remove | Refuse
+
+
+class Changeset(msgspec.Struct, frozen=True):
+    """Operations that are written together, in one transaction and under one changeset id.
+
+    atomic: the first failure undoes all of them and is raised, with its `index`; otherwise failures stand in their places in
+    the results and the rest is written. dry_run: everything is worked out and answered, and nothing is written.
+    """
+
+    operations: tuple[Operation, ...]
+    atomic: bool = True
+    message: str | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.operations:
+            raise InvalidRequest("a batch needs at least one operation")
+        if len(self.operations) > BATCH_MAX:
+            raise InvalidRequest(f"a batch has at most {BATCH_MAX} operations, and this has {len(self.operations)}")
+        if self.message is not None:
+            try:
+                fields.title(self.message)
+            except fields.Refused as e:
+                raise InvalidRequest(f"message {e.detail}", errors=[FieldError("/message", e.code, e.detail)]) from None
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What became of a changeset: the log's head after it, and for each operation the task, None if removed, or its failure."""
+
+    changeset: UUID
+    seq: int
+    results: tuple[Task | None | TaskctlError, ...]
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+Op: TypeAlias = Literal["<", "<=", ">", ">="]
+T = TypeVar("T")
+
+
+class Match(msgspec.Struct, frozen=True, tag=True):
+    """The field has one of the values; None stands for no value. A project takes in those below it."""
+
+    field: Literal["id", "status", "priority", "project", "label", "due", "started_at", "completed_at"]
+    values: tuple[str | int | None, ...]
+
+
+class Compare(msgspec.Struct, frozen=True, tag=True):
+    """The field stands so to the value. A field without a value never does. Days are those of the query's zone."""
+
+    field: Literal["priority", "due", "created_at", "updated_at", "started_at", "completed_at"]
+    op: Op
+    value: date | datetime | str
+
+
+class Text(msgspec.Struct, frozen=True, tag=True):
+    """The words stand one after another in the title or in the description; with `prefix` the last one may go on."""
+
+    words: tuple[str, ...]
+    prefix: bool
+
+
+class Overdue(msgspec.Struct, frozen=True, tag=True):
+    """The task is open and past its due: a day, once it has ended in the query's zone; an instant, once it has passed."""
+
+
+class And(msgspec.Struct, frozen=True, tag=True):
+    """All of them hold."""
+
+    terms: tuple["Condition", ...]
+
+
+class Or(msgspec.Struct, frozen=True, tag=True):
+    """At least one of them holds."""
+
+    terms: tuple["Condition", ...]
+
+
+class Not(msgspec.Struct, frozen=True, tag=True):
+    """It does not hold."""
+
+    term: "Condition"
+
+
+Condition: TypeAlias = Match | Compare | Text | Overdue | And | Or | Not
+
+SORTS = ("id", "title", "status", "priority", "due", "created_at", "updated_at")
+_SORT_WORDS = frozenset(SORTS) | {f"-{name}" for name in SORTS}
+
+
+class Query(msgspec.Struct, Generic[T], frozen=True):
+    """A question about a workspace; its answer is a T."""
+
+
+class GetTask(Query[Task], frozen=True):
+    """One task."""
+
+    id: Ref
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """Some items of a longer list; `next_cursor` asks for those after them, and is None at the end."""
+
+    items: tuple[T, ...]
+    next_cursor: str | None = None
+
+
+class TaskQuery(Query[Page[Task]], frozen=True, kw_only=True):
+    """The tasks that a condition picks, in an order.
+
+    sort: names of fields, a `-` before one for descending; tasks without a due come last either way, and the id breaks
+    ties. limit: how many at most, None for all. cursor: from a page of the same query. zone: the reader's, an IANA name; days
+    begin and end in it.
+    """
+
+    where: Condition | None = None
+    sort: tuple[str, ...] = ("-id",)
+    limit: int | None = PAGE_DEFAULT
+    cursor: str | None = None
+    zone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        for word in self.sort:
+            if word not in _SORT_WORDS:
+                raise InvalidRequest(f"cannot sort by {word!r}; there are {', '.join(SORTS)}, with a - before for descending")
+        names = [word.lstrip("-") for word in self.sort]
+        if len(set(names)) < len(names):
+            raise InvalidRequest("a field can be sorted by only once")
+        if self.limit is not None and self.limit < 1:
+            raise InvalidRequest("limit must be at least 1")
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry of the log: who did what, when, from what to what.
+
+    seq: its number, without a gap, in the order of commits. before, after: the changed fields of an edit; an add has no before
+    and a remove no after.
+    """
+
+    seq: int
+    at: datetime
+    changeset: UUID
+    actor: str | None
+    source: Source
+    entity: Literal["task"]
+    id: int
+    op: Literal["add", "edit", "remove"]
+    version: int
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    message: str | UnsetType = UNSET
+
+
+class History(Query[Page[Change]], frozen=True, kw_only=True):
+    """What happened to one task, newest first. A removed task has a history, too."""
+
+    id: Ref
+    limit: int | None = PAGE_DEFAULT
+    cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise InvalidRequest("limit must be at least 1")
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """Entries of the log, oldest first. `next` is the `since` to go on with; `more` says that there are some already."""
+
+    items: tuple[Change, ...]
+    next: int
+    more: bool
+    epoch: str
+
+
+class ChangesSince(Query[Changes], frozen=True, kw_only=True):
+    """The log after `since`. `epoch`, if given, must be the one of the answer that `since` came from."""
+
+    since: int = 0
+    limit: int = 100
+    epoch: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.since < 0:
+            raise InvalidRequest("since must not be negative")
+        if not 1 <= self.limit <= CHANGES_MAX:
+            raise InvalidRequest(f"limit must be from 1 to {CHANGES_MAX}")
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """A name, and how many tasks of each status carry it."""
+
+    name: str
+    counts: dict[Status, int]
+
+
+class Tallies(msgspec.Struct, frozen=True):
+    """The names in use, sorted."""
+
+    items: tuple[Tally, ...]
+
+
+class Projects(Query[Tallies], frozen=True):
+    """The projects in use, each by itself: `work` does not count what is in `work.api`."""
+
+
+class Labels(Query[Tallies], frozen=True):
+    """The labels in use."""
+
+
+class Day(msgspec.Struct, frozen=True):
+    """How many tasks were completed on a day."""
+
+    date: date
+    count: int
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """The workspace in numbers: tasks by status, how many are overdue, and the completed ones of the last 30 days."""
+
+    counts: dict[Status, int]
+    overdue: int
+    done_per_day: tuple[Day, ...]
+
+
+class GetStats(Query[Stats], frozen=True):
+    """The workspace in numbers, with the days of a zone."""
+
+    zone: str = "UTC"
+
+
+class TaskService(ABC):
+    """The tasks of one workspace, used by one actor.
+
+    A database implements it, a remote client implements it, a cache wraps it. There are two things to implement, `read` and
+    `write`; the other methods are said once, here, in terms of those.
+    """
+
+    @abstractmethod
+    async def read(self, query: Query[T]) -> T:
+        """Answer a question.
+
+        Raises TaskNotFound, InvalidRequest (a cursor of another query), CursorExpired, Unavailable.
+        """
+
+    @abstractmethod
+    async def write(self, changes: Changeset) -> Written:
+        """Write a changeset, and answer once it is durable.
+
+        Raises Unavailable, and if the changeset is atomic the failure of its first operation that failed.
+        """
+
+    @abstractmethod
+    async def ready(self) -> None:
+        """Return if it can serve; raise Unavailable, with the reason, if it cannot."""
+
+    @abstractmethod
+    def scoped(self, *, actor: str | None, source: Source) -> Self:
+        """Return the same service as another writer: who, and by which way, is what the log will say."""
+
+    async def add(self, task: NewTask, *, dry_run: bool = False) -> Task:
+        """Add a task. Raises Conflict if its uid is taken."""
+        return _task(await self._one(Add(task), dry_run))
+
+    async def edit(self, id: Ref, patch: TaskPatch, *, if_version: int | None = None, dry_run: bool = False) -> Task:
+        """Change a task. Raises TaskNotFound, StaleTask, Conflict (an impossible transition)."""
+        return _task(await self._one(Edit(id, patch, if_version), dry_run))
+
+    async def remove(self, id: Ref, *, if_version: int | None = None, dry_run: bool = False) -> None:
+        """Remove a task. Raises TaskNotFound, StaleTask."""
+        await self._one(Remove(id, if_version), dry_run)
+
+    async def _one(self, operation: Operation, dry_run: bool) -> Task | None:
+        [result] = (await self.write(Changeset((operation,), atomic=False, dry_run=dry_run))).results
+        if isinstance(result, TaskctlError):
+            raise result
+        return result
+
+    async def get(self, id: Ref) -> Task:
+        """Return a task. Raises TaskNotFound."""
+        return await self.read(GetTask(id))
+
+    async def list(self, query: TaskQuery | None = None) -> Page[Task]:
+        """Return tasks; without a query, the 50 newest."""
+        return await self.read(query or TaskQuery())
+
+    async def history(self, id: Ref, *, limit: int | None = PAGE_DEFAULT, cursor: str | None = None) -> Page[Change]:
+        """Return what happened to a task, newest first. Raises TaskNotFound if there never was one."""
+        return await self.read(History(id=id, limit=limit, cursor=cursor))
+
+    async def changes(self, since: int = 0, *, limit: int = 100, epoch: str | None = None) -> Changes:
+        """Return the log after `since`. Raises CursorExpired if `epoch` is that of another history."""
+        return await self.read(ChangesSince(since=since, limit=limit, epoch=epoch))
+
+    async def projects(self) -> Tallies:
+        """Return the projects in use, with their tasks counted by status."""
+        return await self.read(Projects())
+
+    async def labels(self) -> Tallies:
+        """Return the labels in use, with their tasks counted by status."""
+        return await self.read(Labels())
+
+    async def stats(self, *, zone: str = "UTC") -> Stats:
+        """Return the workspace in numbers; days are those of the zone, an IANA name."""
+        return await self.read(GetStats(zone=zone))
+
+
+def _task(result: Task | None) -> Task:
+    assert result is not None, "an add or an edit ends with a task"
+    return result

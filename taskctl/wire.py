@@ -1,0 +1,305 @@
+"""The JSON that both ends of the API speak: bodies, problems, ETags and cursors.
+
+The server reads requests and writes answers with it, `RemoteTasks` the other way round, and the command line prints with it.
+The shapes are the types of `tasks.py`.
+"""
+
+import binascii
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from taskctl import fields
+from taskctl.errors import FieldError, InvalidRequest, InvalidTask, TaskctlError, by_code
+from taskctl.tasks import (
+    READ_ONLY,
+    WRITABLE,
+    Add,
+    Changeset,
+    Edit,
+    NewTask,
+    Operation,
+    Ref,
+    Refuse,
+    Remove,
+    Task,
+    TaskPatch,
+    Written,
+)
+
+DEPTH_MAX = 32
+PROBLEM = "application/problem+json"
+_TYPE = "urn:taskctl:problem:"
+
+T = TypeVar("T")
+
+encode = msgspec.json.Encoder().encode
+
+
+def decode(body: bytes | str, kind: type[T]) -> T:
+    """Return the value of an answer that taskctl itself wrote. Raises msgspec.DecodeError if it is not one."""
+    return msgspec.json.decode(body, type=kind, dec_hook=lambda _, value: fields.due(value))
+
+
+# --------------------------------------------------------------------------------------------------------------- requests
+
+
+def strict_json(body: bytes) -> Any:
+    """Return the value of a JSON text (RFC 8259) from outside.
+
+    Raises InvalidRequest for what is not JSON, and for what JSON's readers disagree about: duplicate names, NaN, other
+    encodings than UTF-8, and depths over 32.
+    """
+    try:
+        value = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as e:
+        raise InvalidRequest(f"the body is not UTF-8 (at byte {e.start})") from None
+    except json.JSONDecodeError as e:
+        raise InvalidRequest(f"the body is not JSON: {e.msg} at line {e.lineno}, column {e.colno}") from None
+    except RecursionError:
+        raise InvalidRequest(f"the body is nested more than {DEPTH_MAX} deep") from None
+    except ValueError as e:  # an integer of thousands of digits
+        raise InvalidRequest(f"the body is not JSON that can be read: {e}") from None
+    level = [value]
+    for _ in range(DEPTH_MAX + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return value
+    raise InvalidRequest(f"the body is nested more than {DEPTH_MAX} deep")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise InvalidRequest(f"the body names {next(n for n in names if names.count(n) > 1)!r} twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise InvalidRequest(f"the body is not JSON: {name} is not a number there")
+
+
+Checked = TypeVar("Checked", NewTask, TaskPatch)
+
+
+def new_task(raw: object) -> NewTask:
+    """Return the task that an object describes. Raises InvalidTask, which names every member at fault."""
+    return _build(NewTask, raw, allowed=(*WRITABLE, "uid"), required=("title",))
+
+
+def task_patch(raw: object, *, complete: bool = False) -> TaskPatch:
+    """Return the changes that a merge patch (RFC 7396) asks for; a complete one (PUT) must name every writable member."""
+    return _build(TaskPatch, raw, allowed=WRITABLE, required=WRITABLE if complete else ())
+
+
+def _build(kind: type[Checked], raw: object, allowed: tuple[str, ...], required: tuple[str, ...]) -> Checked:
+    if not isinstance(raw, dict):
+        raise InvalidTask("a task must be an object", errors=[FieldError("", "type", "must be an object")])
+    if raw.keys() <= set(allowed) and raw.keys() >= set(required):
+        return kind(**raw)
+    errors = [FieldError(f"/{name}", "required", f"{name} is missing") for name in required if name not in raw]
+    for name in map(_printable, raw.keys() - set(allowed)):
+        pointer = "/" + name.replace("~", "~0").replace("/", "~1")
+        if name in READ_ONLY:
+            errors.append(FieldError(pointer, "read_only", f"{name} cannot be set"))
+        else:
+            errors.append(FieldError(pointer, "unknown_field", f"{name} is unknown; there are {', '.join(allowed)}"))
+    try:
+        kind(**{"title": "there is one", **{name: value for name, value in raw.items() if name in allowed}})
+    except InvalidTask as e:
+        errors += e.errors
+    errors.sort()
+    raise InvalidTask("; ".join(e.detail for e in errors), errors=errors)
+
+
+def _printable(name: str) -> str:
+    """Return a name from outside as it can be shown and encoded, whatever is in it."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def changeset(raw: object, *, dry_run: bool = False) -> Changeset:
+    """Return the changeset that the body of a batch describes.
+
+    Raises InvalidRequest if its shape is wrong. A task in it that breaks the rules is raised if the batch is atomic, and
+    keeps its place as an operation that fails if it is not.
+    """
+    if not isinstance(raw, dict) or not isinstance(operations := raw.get("operations"), list):
+        raise InvalidRequest("a batch must be an object with a list of operations")
+    if unknown := raw.keys() - {"operations", "atomic", "message"}:
+        raise InvalidRequest(f"a batch has no member {_printable(min(unknown))!r}")
+    atomic = raw.get("atomic", True)
+    message = raw.get("message")
+    if not isinstance(atomic, bool):
+        raise InvalidRequest("atomic must be true or false")
+    if message is not None and not isinstance(message, str):
+        raise InvalidRequest("message must be a text")
+    read: list[Operation] = []
+    for index, item in enumerate(operations):
+        try:
+            read.append(_operation(item))
+        except TaskctlError as e:
+            if atomic:
+                inner = "/task" if isinstance(item, dict) and item.get("op") == "add" else "/patch"
+                raise e.within(index, f"/operations/{index}{inner}") from None
+            read.append(Refuse(e))
+    return Changeset(tuple(read), atomic=atomic, message=message, dry_run=dry_run)
+
+
+def _operation(raw: object) -> Operation:
+    match raw:
+        case {"op": "add", "task": task, **rest} if not rest:
+            return Add(new_task(task))
+        case {"op": "edit", "id": id, "patch": patch, **rest} if not rest.keys() - {"if_version"}:
+            return Edit(_ref(id), task_patch(patch), _version(rest.get("if_version")))
+        case {"op": "remove", "id": id, **rest} if not rest.keys() - {"if_version"}:
+            return Remove(_ref(id), _version(rest.get("if_version")))
+    raise InvalidRequest(
+        'an operation is {"op": "add", "task"}, {"op": "edit", "id", "patch", "if_version"?} '
+        'or {"op": "remove", "id", "if_version"?}'
+    )
+
+
+def _version(raw: object) -> int | None:
+    if raw is None or (isinstance(raw, int) and not isinstance(raw, bool)):
+        return raw
+    raise InvalidRequest("if_version must be a whole number")
+
+
+def _ref(raw: object) -> Ref:
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        return raw
+    if isinstance(raw, str):
+        return parse_ref(raw)
+    raise InvalidRequest("an id must be a number or a uid")
+
+
+def parse_ref(text: str) -> Ref:
+    """Return the id or the uid that a text names. Raises InvalidRequest."""
+    if text.isascii() and text.isdigit() and len(text) < 19:
+        return int(text)
+    try:
+        ref = fields.uid(text)
+        assert ref is not None
+        return ref
+    except fields.Refused:
+        raise InvalidRequest(f"{text!r} is not a task's id: a number or a uid was expected") from None
+
+
+def encode_changeset(changes: Changeset) -> bytes:
+    """Return the body of a batch that asks for the changeset."""
+    operations: list[dict[str, Any]] = []
+    for operation in changes.operations:
+        match operation:
+            case Add(task):
+                operations.append({"op": "add", "task": task})
+            case Edit(id, patch, version):
+                operations.append({"op": "edit", "id": id, "patch": patch, "if_version": version})
+            case Remove(id, version):
+                operations.append({"op": "remove", "id": id, "if_version": version})
+            case Refuse():
+                raise TypeError("only what was read from a body can be refused, and that is not sent on")
+    return encode({"operations": operations, "atomic": changes.atomic, "message": changes.message})
+
+
+# ---------------------------------------------------------------------------------------------------------------- answers
+
+
+class _Result(msgspec.Struct, omit_defaults=True):
+    status: int
+    task: Task | None = None
+    problem: dict[str, Any] | None = None
+
+
+class _Written(msgspec.Struct):
+    changeset: UUID
+    seq: int
+    results: list[_Result]
+
+
+def encode_written(written: Written, operations: tuple[Operation, ...]) -> bytes:
+    """Return the answer to a batch: a result for each operation, in their order."""
+    results = []
+    for operation, result in zip(operations, written.results, strict=True):
+        match result:
+            case TaskctlError():
+                results.append(_Result(result.status, problem=problem(result)))
+            case None:
+                results.append(_Result(204))
+            case Task():
+                results.append(_Result(201 if isinstance(operation, Add) else 200, task=result))
+    return encode(_Written(written.changeset, written.seq, results))
+
+
+def decode_written(body: bytes) -> Written:
+    """Return what an answer to a batch says."""
+    raw = decode(body, _Written)
+    results = tuple(error(r.problem) if r.problem is not None else r.task for r in raw.results)
+    return Written(raw.changeset, raw.seq, results)
+
+
+def problem(failure: TaskctlError, **more: Any) -> dict[str, Any]:
+    """Return the problem document (RFC 9457) that tells of a failure."""
+    document = {
+        "type": _TYPE + failure.code,
+        "title": failure.title,
+        "status": failure.status,
+        "detail": failure.detail,
+        "code": failure.code,
+        "retryable": failure.retryable,
+        **failure.extra,
+        **more,
+    }
+    if failure.errors:
+        document["errors"] = [e._asdict() for e in failure.errors]
+    return document
+
+
+def error(document: Mapping[str, Any]) -> TaskctlError:
+    """Return the failure that a problem document tells of: same class, same words, same details."""
+    about = dict(document)
+    for name in ("type", "title", "status", "retryable", "request_id"):
+        about.pop(name, None)
+    cls = by_code(str(about.pop("code", "internal")))
+    errors = [FieldError(e["pointer"], e["code"], e["detail"]) for e in about.pop("errors", ())]
+    return cls(str(about.pop("detail", cls.title)), errors=errors, **about)
+
+
+def etag(version: int) -> str:
+    """Return the strong ETag (RFC 9110) of a version of a task."""
+    return f'"{version}"'
+
+
+# ---------------------------------------------------------------------------------------------------------------- cursors
+
+
+def encode_cursor(query: object, place: object) -> str:
+    """Return an opaque cursor: a place in the answer to this query, and to no other."""
+    return urlsafe_b64encode(encode([_fingerprint(query), place])).rstrip(b"=").decode()
+
+
+def decode_cursor(query: object, cursor: str, kind: type[T]) -> T:
+    """Return the place that a cursor stands for. Raises InvalidRequest if it is not one of this query."""
+    try:
+        raw = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+        fingerprint, place = msgspec.json.decode(raw, type=tuple[str, msgspec.Raw])
+        if fingerprint == _fingerprint(query):
+            return msgspec.json.decode(place, type=kind)
+    except (UnicodeError, binascii.Error, msgspec.DecodeError):
+        pass
+    raise InvalidRequest("the cursor does not belong to this query; start again without it")
+
+
+def _fingerprint(query: object) -> str:
+    from hashlib import blake2b  # only pages need it
+
+    return blake2b(encode(query), digest_size=9).hexdigest()
