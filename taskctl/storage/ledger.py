@@ -1,0 +1,200 @@
+"""The one transaction that changes tasks: a batch of changesets of one workspace, and their entries in the log.
+
+It takes a fixed number of statements, however many changesets there are: lock the workspace, read the rows that are named,
+work everything out in memory by the rules of `tasks.py`, write rows and log. The lock makes every rule free of races and
+gives the log its numbers, without a gap and in the order of commits.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+from uuid import UUID
+
+from taskctl.errors import Conflict, InvalidRequest, TaskctlError, TaskNotFound
+from taskctl.storage.driver import Connection
+from taskctl.storage.rows import ENTRY, TASK, Entry, former, instant, row_of, row_of_entry, task_of, uuid7
+from taskctl.tasks import (
+    Add,
+    Changeset,
+    Edit,
+    NewTask,
+    Operation,
+    Ref,
+    Refuse,
+    Remove,
+    Source,
+    Task,
+    Written,
+    change,
+    create,
+    require_version,
+)
+
+
+class Pending(NamedTuple):
+    """A changeset that waits to be written, and what the log will say about it."""
+
+    changes: Changeset
+    actor: str | None
+    source: Source
+
+
+Outcome: TypeAlias = Written | TaskctlError
+
+_WRITTEN = (*TASK, "search")
+_UPSERT = (
+    f"INSERT INTO tasks (workspace_id, {', '.join(_WRITTEN)}) VALUES ({', '.join('?' * (len(_WRITTEN) + 1))}) "
+    f"ON CONFLICT (workspace_id, id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _WRITTEN[1:])}"
+)
+_LOG = f"INSERT INTO log (workspace_id, {', '.join(ENTRY)}) VALUES ({', '.join('?' * (len(ENTRY) + 1))})"
+
+
+async def commit(connection: Connection, workspace: str, batch: Sequence[Pending]) -> list[Outcome]:
+    """Write the changesets, in their order, and return what became of each.
+
+    One that fails changes nothing, and the others go on. Raises Unavailable if the database cannot; then nothing is written.
+    """
+    rows = await connection.fetch(connection.dialect.lock, [workspace])
+    if not rows:
+        raise InvalidRequest(f"there is no workspace {workspace!r}")
+    [(workspace_id, seq, next_id, last, now)] = rows
+    now = max(now, last)
+    draft = _Draft(seq, next_id, now, await _named(connection, workspace_id, batch))
+    outcomes = [draft.run(pending) for pending in batch]
+    if not draft.entries:
+        return outcomes
+
+    changed = {entry.task.id for entry in draft.entries}
+    kept = [draft.tasks[id] for id in sorted(changed & draft.tasks.keys())]
+    gone = [(workspace_id, id) for id in sorted((changed & draft.stored.keys()) - draft.tasks.keys())]
+    # Removed before added: a uid that one task gives up may be another's in the same batch.
+    if gone:
+        await connection.many("DELETE FROM tasks WHERE workspace_id = ? AND id = ?", gone)
+    if kept:
+        await connection.many(_UPSERT, [[workspace_id, *row_of(task)] for task in kept])
+    old = {(label, id) for id in changed & draft.stored.keys() for label in draft.stored[id].labels}
+    new = {(label, task.id) for task in kept for label in task.labels}
+    if old - new:
+        sql = "DELETE FROM task_labels WHERE workspace_id = ? AND label = ? AND task_id = ?"
+        await connection.many(sql, [(workspace_id, *row) for row in sorted(old - new)])
+    if new - old:
+        sql = "INSERT INTO task_labels (workspace_id, label, task_id) VALUES (?, ?, ?)"
+        await connection.many(sql, [(workspace_id, *row) for row in sorted(new - old)])
+    entries = [[workspace_id, *row_of_entry(e, seq + n, now)] for n, e in enumerate(draft.entries, start=1)]
+    await connection.many(_LOG, entries)
+    await connection.fetch(
+        "UPDATE workspaces SET seq = ?, next_id = ?, written_at = ? WHERE id = ?",
+        [seq + len(draft.entries), draft.next_id, now, workspace_id],
+    )
+    return outcomes
+
+
+async def _named(connection: Connection, workspace: int, batch: Sequence[Pending]) -> list[Task]:
+    """Return the stored tasks that the batch names by id or by uid."""
+    ids: set[int] = set()
+    uids: set[str] = set()
+    for pending in batch:
+        for operation in pending.changes.operations:
+            match operation:
+                case Edit(int(ref)) | Remove(int(ref)):
+                    ids.add(ref)
+                case Edit(UUID() as uid) | Remove(UUID() as uid) | Add(NewTask(uid=UUID() as uid)):
+                    uids.add(str(uid))
+    found = []
+    for column, values in (("id", ids), ("uid", uids)):
+        if values:
+            among, params = connection.dialect.among(column, values)
+            sql = f"SELECT {', '.join(TASK)} FROM tasks WHERE workspace_id = ? AND {among}"
+            found += await connection.fetch(sql, [workspace, *params])
+    return [task_of(row) for row in found]
+
+
+class _Draft:
+    """The tasks that a batch touches, as they become; an undo for what a failing changeset did to them."""
+
+    def __init__(self, seq: int, next_id: int, now: int, stored: Sequence[Task]) -> None:
+        self.seq = seq
+        self.next_id = next_id
+        self.now = now
+        self.stored = {task.id: task for task in stored}
+        self.tasks = dict(self.stored)
+        self.uids = {task.uid: task.id for task in stored}
+        self.entries: list[Entry] = []
+        self._undo: list[tuple[Task | None, Task | None]] = []
+
+    def run(self, pending: Pending) -> Outcome:
+        """Run a changeset: all of it, or, if it is atomic and fails, nothing."""
+        changes = pending.changes
+        changeset = uuid7(self.now)
+        next_id, entries = self.next_id, len(self.entries)
+        self._undo = []
+        results: list[Task | None | TaskctlError] = []
+        failure: TaskctlError | None = None
+        for index, operation in enumerate(changes.operations):
+            try:
+                results.append(self._run(operation, pending, changeset))
+            except TaskctlError as e:
+                if changes.atomic:
+                    failure = e.within(index, "")
+                    break
+                results.append(e)
+        if failure is not None or changes.dry_run:
+            for before, after in reversed(self._undo):
+                self._put(after, before)
+            self.next_id = next_id
+            del self.entries[entries:]
+        return failure or Written(changeset, self.seq + len(self.entries), tuple(results))
+
+    def _run(self, operation: Operation, pending: Pending, changeset: UUID) -> Task | None:
+        def log(op: str, version: int, task: Task, former: dict[str, object] | None = None) -> None:
+            about = (changeset, pending.actor, pending.source, pending.changes.message)
+            self.entries.append(Entry(*about, op, version, task, former))
+
+        match operation:
+            case Add(new):
+                if new.uid in self.uids:
+                    raise Conflict(f"there is a task with the uid {new.uid} already", id=self.uids[new.uid])
+                now = instant(self.now)
+                task = create(new, id=self.next_id, uid=new.uid or uuid7(self.now), now=now)
+                self.next_id += 1
+                self._replace(None, task)
+                log("add", task.version, task)
+                return task
+            case Edit(ref, patch, version):
+                task = self._find(ref)
+                require_version(task, version)
+                changed = change(task, patch, now=instant(self.now))
+                if changed is not task:
+                    self._replace(task, changed)
+                    log("edit", changed.version, changed, former(task, changed))
+                return changed
+            case Remove(ref, version):
+                task = self._find(ref)
+                require_version(task, version)
+                self._replace(task, None)
+                log("remove", task.version + 1, task)
+                return None
+            case Refuse(error):
+                raise error
+
+    def _find(self, ref: Ref) -> Task:
+        id = self.uids.get(ref) if isinstance(ref, UUID) else ref
+        if id is None or (task := self.tasks.get(id)) is None:
+            raise no_task(ref)
+        return task
+
+    def _replace(self, before: Task | None, after: Task | None) -> None:
+        self._put(before, after)
+        self._undo.append((before, after))
+
+    def _put(self, before: Task | None, after: Task | None) -> None:
+        if before is not None:
+            del self.tasks[before.id]
+            del self.uids[before.uid]
+        if after is not None:
+            self.tasks[after.id] = after
+            self.uids[after.uid] = after.id
+
+
+def no_task(ref: Ref) -> TaskNotFound:
+    """Return the failure to find a task."""
+    return TaskNotFound(f"there is no task {ref}", id=ref if isinstance(ref, int) else str(ref))

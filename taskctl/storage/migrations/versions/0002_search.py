@@ -1,0 +1,31 @@
+"""Full text search.
+
+The index holds the words that `taskctl.filters.words` finds. They have no spaces, and what FTS5's ascii tokenizer does with
+them is to part them at the spaces: nothing is left for it to see differently from another database.
+"""
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+_ROW = "({row}.workspace_id << 40 | {row}.id)"
+_NEW, _OLD = _ROW.format(row="new"), _ROW.format(row="old")
+_DELETE = f"INSERT INTO tasks_search (tasks_search, rowid, search) VALUES ('delete', {_OLD}, old.search);"
+_INSERT = f"INSERT INTO tasks_search (rowid, search) VALUES ({_NEW}, new.search);"
+
+_CHANGED = "old.search <> new.search"
+_COLUMNS = "search, content = '', columnsize = 0, prefix = '2 3', tokenize = \"ascii tokenchars '|'\""
+
+_SEARCH = (
+    f"CREATE VIRTUAL TABLE tasks_search USING fts5 ({_COLUMNS})",
+    "INSERT INTO tasks_search (rowid, search) SELECT workspace_id << 40 | id, search FROM tasks",
+    f"CREATE TRIGGER tasks_search_insert AFTER INSERT ON tasks BEGIN {_INSERT} END",
+    f"CREATE TRIGGER tasks_search_delete AFTER DELETE ON tasks BEGIN {_DELETE} END",
+    f"CREATE TRIGGER tasks_search_update AFTER UPDATE OF search ON tasks WHEN {_CHANGED} BEGIN {_DELETE} {_INSERT} END",
+)
+
+
+def upgrade() -> None:
+    for statement in _SEARCH:
+        op.execute(statement)

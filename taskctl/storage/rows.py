@@ -1,0 +1,174 @@
+"""How a task and a log entry stand in their tables.
+
+Instants are whole microseconds since 1970 in both databases, exact and in order; enumerations are their rank; a due that is
+a day is the end of that day in UTC, marked as a day.
+"""
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from taskctl.fields import PRIORITIES, STATUSES
+from taskctl.filters import end_of_day, micros, search_text
+from taskctl.storage.driver import Row
+from taskctl.tasks import Change, Source, Task
+
+TASK = (
+    *("id", "uid", "title", "description", "status", "priority", "project", "labels", "due_at", "due_is_day"),
+    *("started_at", "completed_at", "created_at", "updated_at", "version"),
+)
+LOG = (
+    *("seq", "at", "changeset", "actor", "source", "entity", "entity_id", "op", "version"),
+    *("task", "former", "message"),
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY = 86_400_000_000
+_STATUS_RANK = {name: rank for rank, name in enumerate(STATUSES)}
+_PRIORITY_RANK = {name: rank for rank, name in enumerate(PRIORITIES)}
+_labels = msgspec.json.Decoder(tuple[str, ...]).decode
+_object = msgspec.json.Decoder(dict[str, Any]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def instant(at: int) -> datetime:
+    """Return the instant of a column."""
+    return _EPOCH + timedelta(microseconds=at)
+
+
+def _optional_instant(at: int | None) -> datetime | None:
+    return None if at is None else _EPOCH + timedelta(microseconds=at)
+
+
+def task_of(row: Row) -> Task:
+    """Return the task that a row with the columns TASK holds."""
+    (id, uid, title, description, status, priority, project, labels, due_at, is_day, *instants, version) = row
+    started, completed, created, updated = instants
+    due: date | datetime | None = None
+    if due_at is not None:
+        due = date.fromordinal(due_at // _DAY + _EPOCH.toordinal() - 1) if is_day else instant(due_at)
+    return Task(
+        id=id,
+        uid=UUID(uid),
+        title=title,
+        description=description,
+        status=STATUSES[status],
+        priority=PRIORITIES[priority],
+        project=project,
+        labels=() if labels == "[]" else _labels(labels),
+        due=due,
+        started_at=_optional_instant(started),
+        completed_at=_optional_instant(completed),
+        created_at=instant(created),
+        updated_at=instant(updated),
+        version=version,
+    )
+
+
+def row_of(task: Task) -> list[Any]:
+    """Return the values of the columns TASK and, after them, the text that is searched."""
+    due = task.due
+    is_instant = isinstance(due, datetime)
+    return [
+        task.id,
+        str(task.uid),
+        task.title,
+        task.description,
+        _STATUS_RANK[task.status],
+        _PRIORITY_RANK[task.priority],
+        task.project,
+        _encode(task.labels).decode(),
+        None if due is None else micros(due) if isinstance(due, datetime) else end_of_day(due),
+        int(due is not None and not is_instant),
+        None if task.started_at is None else micros(task.started_at),
+        None if task.completed_at is None else micros(task.completed_at),
+        micros(task.created_at),
+        micros(task.updated_at),
+        task.version,
+        search_text(task.title, task.description),
+    ]
+
+
+class Entry(NamedTuple):
+    """A log entry on its way into the log: the task after it (before it, if it was removed), and what an edit changed.
+
+    version: the task's; a removal counts as one more.
+    """
+
+    changeset: UUID
+    actor: str | None
+    source: Source
+    message: str | None
+    op: str
+    version: int
+    task: Task
+    former: dict[str, Any] | None
+
+
+ENTRY = (*LOG, "entity_uid")
+
+
+def row_of_entry(entry: Entry, seq: int, at: int) -> list[Any]:
+    """Return the values of the columns ENTRY."""
+    return [
+        seq,
+        at,
+        str(entry.changeset),
+        entry.actor,
+        entry.source,
+        "task",
+        entry.task.id,
+        entry.op,
+        entry.version,
+        _encode(entry.task).decode(),
+        None if entry.former is None else _encode(entry.former).decode(),
+        entry.message,
+        str(entry.task.uid),
+    ]
+
+
+def change_of(row: Row) -> Change:
+    """Return the change that a row with the columns LOG tells of."""
+    seq, at, changeset, actor, source, entity, id, op, version, task, former, message = row
+    whole = _object(task)
+    before: dict[str, Any] | None = whole
+    after: dict[str, Any] | None = None
+    if op == "add":
+        before, after = None, whole
+    elif op == "edit":
+        before = _object(former)
+        after = {name: whole[name] for name in before}
+    return Change(
+        seq=seq,
+        at=instant(at),
+        changeset=UUID(changeset),
+        actor=actor,
+        source=source,
+        entity=entity,
+        id=id,
+        op=op,
+        version=version,
+        before=before,
+        after=after,
+        message=msgspec.UNSET if message is None else message,
+    )
+
+
+def former(before: Task, after: Task) -> dict[str, Any]:
+    """Return the values that an edit replaced; its version and time are those of the entry itself."""
+    names: Sequence[str] = Task.__struct_fields__
+    return {
+        name: getattr(before, name)
+        for name in names
+        if name not in ("version", "updated_at") and getattr(before, name) != getattr(after, name)
+    }
+
+
+def uuid7(at: int) -> UUID:
+    """Return a UUID version 7 (RFC 9562) of a moment in microseconds."""
+    random = int.from_bytes(os.urandom(10))
+    return UUID(int=(at // 1000 << 80) | (0x7 << 76) | (random >> 68 << 64) | (0b10 << 62) | (random & (1 << 62) - 1))
