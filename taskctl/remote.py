@@ -1,0 +1,173 @@
+"""`RemoteTasks`: the tasks of a server, over its API. The same questions, answers and failures as at home."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeVar, cast
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+import msgspec
+
+from taskctl.errors import ConfigError, TaskctlError, Unavailable
+from taskctl.filters import render
+from taskctl.tasks import (
+    Change,
+    Changes,
+    Changeset,
+    ChangesSince,
+    GetStats,
+    GetTask,
+    History,
+    Labels,
+    Page,
+    Projects,
+    Query,
+    Source,
+    Stats,
+    T,
+    Tallies,
+    Task,
+    TaskQuery,
+    TaskService,
+    Written,
+)
+from taskctl.wire import PROBLEM, decode, decode_written, encode_changeset, error
+
+PAGE_MAX = 200
+"""What a server gives at once; longer lists are asked for page by page."""
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class RemoteTasks(TaskService):
+    """The tasks of the workspace that a server shows us."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, *, timeout: float) -> AsyncIterator[Self]:
+        """Open the connections to a server. Raises ConfigError for an address that is none."""
+        parts = urlsplit(url)
+        if not parts.hostname or parts.query or parts.fragment or parts.username:
+            raise ConfigError(f"{parts.hostname or url!r} is not the address of a server; http://HOST:PORT was expected")
+        base = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") + "/api/v1", "", ""))
+        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, 5.0))
+        async with aiohttp.ClientSession(timeout=limits, raise_for_status=False) as session:
+            yield cls(session, base)
+
+    def scoped(self, *, actor: str | None, source: Source) -> Self:
+        """Return the same service: who writes, and how, is for the server to say."""
+        del actor, source
+        return self
+
+    async def ready(self) -> None:
+        await self._ask("GET", "/stats", Stats)
+
+    async def write(self, changes: Changeset) -> Written:
+        query = {"dry_run": "true"} if changes.dry_run else {}
+        body = await self._request("POST", "/batch", query=query, body=encode_changeset(changes))
+        return self._decoded(decode_written, body)
+
+    async def read(self, query: Query[T]) -> T:
+        value: Any
+        asked: Query[Any] = query
+        match asked:
+            case GetTask(id):
+                value = await self._ask("GET", f"/tasks/{id}", Task)
+            case TaskQuery():
+                value = await self._tasks(asked)
+            case History():
+                about = {"cursor": asked.cursor} if asked.cursor is not None else {}
+                value = await self._pages(f"/tasks/{asked.id}/history", about, asked.limit, Page[Change], {})
+            case ChangesSince():
+                about = {"since": str(asked.since), "limit": str(asked.limit)}
+                if asked.epoch is not None:
+                    about["epoch"] = asked.epoch
+                value = await self._ask("GET", "/changes", Changes, query=about)
+            case Projects():
+                value = await self._ask("GET", "/projects", Tallies)
+            case Labels():
+                value = await self._ask("GET", "/labels", Tallies)
+            case GetStats(zone):
+                value = await self._ask("GET", "/stats", Stats, headers={"Prefer": f"timezone={zone}"})
+            case _:
+                raise TypeError(f"no such question: {query!r}")
+        return cast(T, value)
+
+    async def _tasks(self, query: TaskQuery) -> Page[Task]:
+        about = {"sort": ",".join(query.sort)} if query.sort else {}
+        if query.where is not None:
+            about["filter"] = render(query.where)
+        if query.cursor is not None:
+            about["cursor"] = query.cursor
+        return await self._pages("/tasks", about, query.limit, Page[Task], {"Prefer": f"timezone={query.zone}"})
+
+    async def _pages(
+        self,
+        path: str,
+        about: Mapping[str, str],
+        limit: int | None,
+        kind: type[Page[Item]],
+        headers: Mapping[str, str],
+    ) -> Page[Item]:
+        """Return a page of any length, put together from those of the server."""
+        items: list[Item] = []
+        about = dict(about)
+        while True:
+            left = PAGE_MAX if limit is None else min(PAGE_MAX, limit - len(items))
+            page = await self._ask("GET", path, kind, query={**about, "limit": str(left)}, headers=headers)
+            items += page.items
+            if page.next_cursor is None or len(items) == limit:
+                return Page(tuple(items), page.next_cursor)
+            about["cursor"] = page.next_cursor
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[Answer],
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        body = await self._request(method, path, query=query, headers=headers)
+        return self._decoded(lambda raw: decode(raw, kind), body)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> bytes:
+        """Return the body of a good answer. Raises the failure that a problem tells of, and Unavailable without an answer."""
+        sent = {"Content-Type": "application/json"} if body is not None else {}
+        try:
+            async with self._session.request(
+                method, self._url + path, params=query, data=body, headers={**sent, **(headers or {})}, allow_redirects=False
+            ) as answer:
+                received = await answer.read()
+        except TimeoutError:
+            raise Unavailable(f"the server {self._url} has not answered in time") from None
+        except aiohttp.ClientError as e:
+            raise Unavailable(f"the server {self._url} cannot be reached: {e}") from None
+        if answer.content_type == PROBLEM:
+            raise self._decoded(lambda raw: error(msgspec.json.decode(raw)), received)
+        if answer.status != 200:
+            raise self._stranger(f"it answered {answer.status}")
+        return received
+
+    def _decoded(self, decoder: Callable[[bytes], Answer], body: bytes) -> Answer:
+        try:
+            return decoder(body)
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+            raise self._stranger("its answer is not of this API") from None
+
+    def _stranger(self, why: str) -> TaskctlError:
+        return Unavailable(f"what is at {self._url} is not a taskctl server: {why}")

@@ -1,0 +1,105 @@
+"""The application: its routes, what holds for every request, and the service that it is opened with."""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from taskctl.errors import (
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    TaskctlError,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from taskctl.observe import Observer, RequestDone
+from taskctl.server import probes, reports, tasks
+from taskctl.server.requests import REQUEST_ID, STATE, TASKS, State
+from taskctl.tasks import TaskService
+from taskctl.wire import PROBLEM, encode, etag, problem
+
+BODY_MAX: Final = 1024 * 1024
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_log = logging.getLogger("taskctl.server")
+
+
+def make_app(open_service: Callable[[], AbstractAsyncContextManager[TaskService]], observer: Observer) -> web.Application:
+    """Return the application. It opens its service when it starts and closes it when it is cleaned up."""
+
+    async def service(app: web.Application) -> AsyncIterator[None]:
+        async with open_service() as opened:
+            app[TASKS] = opened
+            yield
+
+    app = web.Application(middlewares=[_every_request(observer)], client_max_size=BODY_MAX)
+    app[STATE] = State()
+    app.cleanup_ctx.append(service)
+    app.add_routes([*probes.routes(), *tasks.routes(), *reports.routes()])
+    return app
+
+
+def _every_request(observer: Observer) -> Middleware:
+    """Return the middleware that gives each request its id, turns failures into problems, and tells the observer."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        given = request.headers.get("X-Request-Id", "")
+        request_id = request[REQUEST_ID] = given if _SANE_ID.fullmatch(given) else secrets.token_hex(16)
+        try:
+            response = await handler(request)
+        except TaskctlError as e:
+            response = _answer(e, request_id)
+        except web.HTTPException as e:
+            response = _answer(_told(e, request), request_id)
+        except Exception:
+            _log.exception("request %s failed: %s %s", request_id, request.method, request.rel_url.raw_path)
+            response = _answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
+        response.headers["X-Request-Id"] = request_id
+        if request.app[STATE].draining:
+            response.force_close()
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else ""
+        seconds = time.perf_counter() - started
+        observer(RequestDone(request.method, request.rel_url.raw_path, route, response.status, seconds, request_id))
+        return response
+
+    return middleware
+
+
+def _told(e: web.HTTPException, request: web.Request) -> TaskctlError:
+    """Return aiohttp's refusal as a failure of ours."""
+    match e:
+        case web.HTTPMethodNotAllowed():
+            allow = sorted(e.allowed_methods)
+            return MethodNotAllowed(f"{request.method} does not fit here; there are {', '.join(allow)}", allow=allow)
+        case web.HTTPNotFound():
+            return NotFound("there is nothing at this address")
+        case web.HTTPRequestEntityTooLarge():
+            return PayloadTooLarge(f"the body is larger than {BODY_MAX} bytes")
+        case web.HTTPUnsupportedMediaType():
+            return UnsupportedMediaType(e.reason)
+        case _ if 400 <= e.status < 500:
+            return InvalidRequest(e.reason)
+        case _:
+            return Unavailable(e.reason)
+
+
+def _answer(e: TaskctlError, request_id: str) -> web.Response:
+    headers = {}
+    if isinstance(e, Unavailable):
+        headers["Retry-After"] = str(e.extra["retry_after"])
+    if isinstance(e, MethodNotAllowed):
+        headers["Allow"] = ", ".join(e.extra["allow"])
+    if "current_version" in e.extra:
+        headers["ETag"] = etag(e.extra["current_version"])
+    body = encode(problem(e, request_id=request_id))
+    return web.Response(body=body, status=e.status, content_type=PROBLEM, headers=headers)

@@ -1,0 +1,38 @@
+"""`/livez`, `/readyz` and `/version`: what an orchestrator asks."""
+
+import platform
+
+from aiohttp import web
+
+from taskctl import __version__
+from taskctl.errors import Unavailable
+from taskctl.server.requests import STATE, tasks_of
+from taskctl.wire import encode
+
+
+def routes() -> list[web.RouteDef]:
+    """Return the routes of this module."""
+    return [
+        web.get("/livez", livez),
+        web.get("/readyz", readyz),
+        web.get("/version", version),
+    ]
+
+
+async def livez(_: web.Request) -> web.Response:
+    """Say that the process runs. It depends on nothing: a restart would not mend a dependency."""
+    return web.Response(text="ok\n")
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """Say whether requests are welcome; `?verbose` names each thing that it depends on."""
+    if request.app[STATE].draining:
+        raise Unavailable("the server is about to stop")
+    await tasks_of(request).ready()
+    return web.Response(text="database ok\nok\n" if "verbose" in request.query else "ok\n")
+
+
+async def version(_: web.Request) -> web.Response:
+    """Say which taskctl this is."""
+    body = encode({"version": __version__, "python": platform.python_version()})
+    return web.Response(body=body, content_type="application/json")

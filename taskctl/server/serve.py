@@ -1,0 +1,59 @@
+"""Serving the application by itself: sockets, signals, and the order in which it stops."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+from aiohttp import web
+
+from taskctl.errors import Unavailable
+from taskctl.server.requests import STATE
+
+KEEP_ALIVE_SECONDS = 75.0
+LINGER_SECONDS = 0.5
+"""After the listening socket is closed: requests that were on their way into accepted connections still arrive."""
+STOP_SECONDS = 30.0
+"""How long requests in flight may take to finish."""
+
+
+async def serve(app: web.Application, *, host: str, port: int, drain_seconds: float, started: Callable[[str], None]) -> bool:
+    """Serve until SIGTERM or SIGINT, and return whether it was SIGINT.
+
+    started: is called with the server's URL when it listens. SIGTERM makes it unready, goes on accepting for
+    `drain_seconds` (so that load balancers notice), closes the socket, finishes what is in flight, and closes the service.
+    SIGINT, somebody's ctrl-C, leaves out the waiting.
+
+    Raises Unavailable if the address cannot be listened on.
+    """
+    runner = web.AppRunner(
+        app, handle_signals=False, access_log=None, keepalive_timeout=KEEP_ALIVE_SECONDS, shutdown_timeout=STOP_SECONDS
+    )
+    stop: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda number: None if stop.done() else stop.set_result(number), number)
+    try:
+        await runner.setup()
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as e:
+            raise Unavailable(f"cannot listen on {host} port {port}: {e.strerror}") from e
+        started(f"http://{_authority(runner.addresses[0])}")
+        interrupted = await stop == signal.SIGINT
+        app[STATE].draining = True
+        if not interrupted:
+            await asyncio.sleep(drain_seconds)
+        await site.stop()
+        if not interrupted:
+            await asyncio.sleep(LINGER_SECONDS)
+        return interrupted
+    finally:
+        await runner.cleanup()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _authority(address: tuple[str, int, int, int] | tuple[str, int]) -> str:
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
