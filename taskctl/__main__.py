@@ -1,0 +1,5 @@
+"""`python -m taskctl` is `taskctl`."""
+
+from taskctl.cli import main
+
+main()

@@ -1,0 +1,65 @@
+"""The command line. One module per noun; each is imported when its noun is used, so that every command starts quickly."""
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.main import get_command
+
+from taskctl.cli.call import Flags, LightGroup, fail, shared_options
+
+_NOUNS: Mapping[str, str] = {
+    "task": "taskctl.cli.task",
+    "project": "taskctl.cli.project",
+    "label": "taskctl.cli.label",
+    "stats": "taskctl.cli.stats",
+    "serve": "taskctl.cli.serve",
+    "db": "taskctl.cli.db",
+    "version": "taskctl.cli.version",
+}
+
+
+class _Nouns(LightGroup):
+    """The group of all nouns; looking one up imports it."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: dict[str, Any] = dict.fromkeys(_NOUNS)  # the names alone serve for suggestions
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002  # the signature of the class above
+        if self.commands.get(cmd_name) is None and cmd_name in _NOUNS:
+            self.commands[cmd_name] = get_command(import_module(_NOUNS[cmd_name]).app)
+        return self.commands.get(cmd_name)
+
+
+app = typer.Typer(cls=_Nouns, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+
+
+@app.callback()
+@shared_options
+def root(context: typer.Context, flags: Flags) -> None:
+    """Tasks on the command line, on a server, and in between.
+
+    `taskctl task add Buy milk` writes into a file of your own, which is made when it is first needed; with --server, or
+    TASKCTL_SERVER set, the same commands work on a server's tasks.
+    """
+    context.obj = flags
+
+
+def main() -> None:
+    """Run the command that the arguments name, and exit with its code."""
+    try:
+        code = app(standalone_mode=False, prog_name="taskctl")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does. The code is what the shell gives a program that SIGPIPE ended.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as e:
+        code = fail(e)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,17 @@
+"""`taskctl label`: the labels in use."""
+
+from taskctl.cli.call import Call, command, noun
+from taskctl.cli.output import show
+
+app = noun("The labels in use.")
+
+
+@app.callback()
+def group() -> None:
+    """Make this a group, though it has one command."""
+
+
+@command(app, "list")
+def list_(call: Call) -> None:
+    """List the labels, with their tasks counted by status."""
+    show(call.tasks(lambda tasks: tasks.labels()).items, call.settings)

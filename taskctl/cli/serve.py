@@ -1,0 +1,43 @@
+"""`taskctl serve`: the API."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from taskctl import wiring
+from taskctl.cli.call import Call, command
+from taskctl.errors import UsageError
+from taskctl.observe import Event, RequestDone
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@command(app)
+def serve(
+    call: Call,
+    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+    port: Annotated[str | None, typer.Option(help="The port to listen on; 0 takes a free one.")] = None,
+    drain_seconds: Annotated[str | None, typer.Option(help="After SIGTERM, seconds to go on accepting.")] = None,
+) -> None:
+    """Serve the API, on 127.0.0.1:8080 and the same database as the commands, until SIGTERM or ctrl-C."""
+    call = call.with_flags(host=host, port=port, drain_seconds=drain_seconds)
+    if call.loaded.remote:
+        raise UsageError(f"a server serves a database, and {call.loaded.remote} is a server already")
+
+    import asyncio
+    import logging
+
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def observe(event: Event) -> None:
+        if isinstance(event, RequestDone) and not call.quiet:
+            line = f"{event.method} {event.path} {event.status} {event.seconds * 1000:.1f} ms {event.request_id}"
+            print(line, file=sys.stderr, flush=True)
+
+    def started(url: str) -> None:
+        database = wiring.shown_database(call.settings)
+        call.say(f"taskctl serves {database} at {url}/api/v1; ctrl-C stops it")
+
+    if asyncio.run(wiring.serve(call.settings, observer=observe, started=started)):
+        raise KeyboardInterrupt

@@ -1,0 +1,200 @@
+"""The composition root: which parts make a service. The only module that names implementations.
+
+What is slow to import is imported where it is used: a local command needs no event loop, no web framework, no alembic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from taskctl.config import Loaded, Settings, default_database
+from taskctl.errors import ConfigError, Unavailable
+from taskctl.observe import Observer, ignore
+from taskctl.tasks import Source, TaskService
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from taskctl.storage.sqlite import File
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def open_tasks(
+    url: str | None = None,
+    *,
+    workspace: str = "default",
+    actor: str | None = None,
+    source: Source = "library",
+    settings: Settings | None = None,
+    observer: Observer = ignore,
+) -> AsyncIterator[TaskService]:
+    """Open the tasks of a place: `sqlite:///tasks.db`, or the `http://` or `https://` address of a server.
+
+    url: the place; without one, the `database_url` of the settings. workspace: which tasks there. actor, source: who writes,
+    as the log will tell.
+
+    Raises ConfigError for an address that cannot be used, Unavailable or SchemaOutdated if there are no tasks to be had.
+    """
+    settings = settings or Settings()
+    url = url or settings.database_url
+    if url.startswith(("http://", "https://")):
+        from taskctl.remote import RemoteTasks
+
+        async with RemoteTasks.open(url, timeout=settings.server_timeout) as remote:
+            yield remote
+        return
+
+    from taskctl.storage.committer import Committer
+    from taskctl.storage.sql import SqlTasks, commit_with
+    from taskctl.storage.threads import ThreadedSqlite
+
+    driver = ThreadedSqlite(_file(url, settings, observer))
+    committer = Committer(commit_with(driver), observer)
+    tasks = SqlTasks(driver, committer.submit, workspace=workspace, actor=actor, source=source)
+    try:
+        await tasks.ready()
+        yield tasks
+    finally:
+        await committer.close()
+        await driver.close()
+
+
+@asynccontextmanager
+async def _open_inline(settings: Settings, actor: str | None, source: Source, observer: Observer) -> AsyncIterator[TaskService]:
+    """Open a database for one command: nothing in it suspends, so no event loop is needed."""
+    from taskctl.storage.sql import SqlTasks, commit_with
+    from taskctl.storage.sqlite import InlineSqlite
+
+    driver = InlineSqlite(_file(settings.database_url, settings, observer))
+    commit = commit_with(driver)
+
+    async def submit(workspace: str, pending: Any) -> Any:
+        [outcome] = await commit(workspace, [pending])
+        return outcome
+
+    try:
+        yield SqlTasks(driver, submit, workspace=settings.workspace, actor=actor, source=source)
+    finally:
+        await driver.close()
+
+
+def run_command(
+    command: Callable[[TaskService], Coroutine[Any, Any, T]],
+    loaded: Loaded,
+    *,
+    actor: str | None,
+    source: Source = "cli",
+    observer: Observer = ignore,
+) -> T:
+    """Run a command on the tasks that the settings name, local or remote, and return what it returns."""
+    settings = loaded.settings
+
+    async def remote(url: str) -> T:
+        async with open_tasks(url, settings=settings) as tasks:
+            return await command(tasks)
+
+    async def local() -> T:
+        async with _open_inline(settings, actor, source, observer) as tasks:
+            return await command(tasks)
+
+    if url := loaded.remote:
+        import asyncio
+
+        return asyncio.run(remote(url))
+
+    from taskctl.storage.sqlite import drive
+
+    return drive(local())
+
+
+def database_path(url: str) -> Path:
+    """Return the file that a `sqlite:///` URL names: three slashes for a relative path, four for an absolute one."""
+    if not url:
+        return default_database()
+    parts = urlsplit(url)
+    if parts.scheme != "sqlite":
+        raise ConfigError(f"{_shown(url)} is not the address of a database; sqlite:///PATH was expected")
+    if parts.netloc or not parts.path.strip("/") or parts.query or parts.fragment:
+        raise ConfigError(f"{_shown(url)} names no file; sqlite:///PATH was expected (four slashes for an absolute PATH)")
+    return Path(unquote(parts.path.removeprefix("/")))
+
+
+def shown_database(settings: Settings) -> str:
+    """Return the address of the database as it may be shown."""
+    return f"sqlite:///{database_path(settings.database_url)}"
+
+
+def _shown(url: str) -> str:
+    """Return a URL as it may be shown, without a password."""
+    head, at, tail = url.rpartition("@")
+    return f"{head.split('://')[0]}://***@{tail}" if at else url
+
+
+def _file(url: str, settings: Settings, observer: Observer) -> File:
+    from taskctl.storage.sqlite import File
+
+    path = database_path(url)
+    if not url:
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as e:
+            raise Unavailable(f"the folder {path.parent} cannot be made: {e.strerror}") from e
+    return File(path, synchronous=settings.sqlite_synchronous, timeout=settings.database_timeout, observer=observer)
+
+
+def upgrade(settings: Settings) -> tuple[str | None, str]:
+    """Bring the database's schema to this version; return the revisions before and after."""
+    from taskctl.storage.migrations.upgrade import upgrade_sqlite
+
+    return upgrade_sqlite(_file(settings.database_url, settings, ignore))
+
+
+def check(settings: Settings) -> dict[str, str]:
+    """Examine the database, and return what was found under each heading; "ok" where nothing is wrong."""
+    from taskctl.storage.checks import check_sqlite
+
+    return check_sqlite(_file(settings.database_url, settings, ignore))
+
+
+def current(settings: Settings) -> tuple[str | None, str]:
+    """Return the revision of the database's schema (None if it is empty or not there yet), and the one that is needed."""
+    from taskctl.storage.checks import revision_of
+    from taskctl.storage.migrations import HEAD
+
+    return revision_of(_file(settings.database_url, settings, ignore)), HEAD
+
+
+def create_app(settings: Settings | None = None) -> web.Application:
+    """Return the API as an aiohttp application, to be served or mounted in another one with `add_subapp`.
+
+    It opens its database when it starts and closes it when it is cleaned up; it touches no signal, logger or event loop.
+    """
+    return build_app(settings or Settings(), ignore)
+
+
+def build_app(settings: Settings, observer: Observer) -> web.Application:
+    """Return the API over the settings' database, with what happens in it told to the observer."""
+    from taskctl.server.app import make_app
+
+    return make_app(
+        lambda: open_tasks(settings=settings, workspace=settings.workspace, source="api", observer=observer), observer
+    )
+
+
+async def serve(settings: Settings, *, observer: Observer, started: Callable[[str], None]) -> bool:
+    """Serve the API until a signal says stop, and return whether that was somebody's ctrl-C."""
+    from taskctl.server.serve import serve
+
+    return await serve(
+        build_app(settings, observer),
+        host=settings.host,
+        port=settings.port,
+        drain_seconds=settings.drain_seconds,
+        started=started,
+    )
