@@ -36,8 +36,10 @@ bench: $(VENV)/dev.stamp ## Run the benchmarks; docs/benchmarks.md explains them
 	$(BIN)/python -m benchmarks.cli
 	$(BIN)/python -m benchmarks.storage
 
-dist: $(VENV)/dev.stamp ## Build the wheel and the source archive into dist/
+dist: $(VENV)/dev.stamp ## Build the wheel and the source archive into dist/, and try the wheel in an empty environment
+	rm -rf dist
 	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m pytest -m wheel tests/test_wheel.py
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) dist

@@ -70,7 +70,7 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
         "environment": {
             name: environment[variable]
             for name in Settings.__struct_fields__
-            if (variable := PREFIX + name.upper()) in environment
+            if environment.get(variable := PREFIX + name.upper())
         },
         "file": _read(path) if file or path.is_file() else {},
     }

@@ -51,10 +51,7 @@ class RemoteTasks(TaskService):
     @asynccontextmanager
     async def open(cls, url: str, *, timeout: float) -> AsyncIterator[Self]:
         """Open the connections to a server. Raises ConfigError for an address that is none."""
-        parts = urlsplit(url)
-        if not parts.hostname or parts.query or parts.fragment or parts.username:
-            raise ConfigError(f"{parts.hostname or url!r} is not the address of a server; http://HOST:PORT was expected")
-        base = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") + "/api/v1", "", ""))
+        base = _base(url)
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, 5.0))
         async with aiohttp.ClientSession(timeout=limits, raise_for_status=False) as session:
             yield cls(session, base)
@@ -171,3 +168,16 @@ class RemoteTasks(TaskService):
 
     def _stranger(self, why: str) -> TaskctlError:
         return Unavailable(f"what is at {self._url} is not a taskctl server: {why}")
+
+
+def _base(url: str) -> str:
+    """Return where the API of a server is. Raises ConfigError for what is not the address of one."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits or parts.query or parts.fragment or parts.username:
+        shown = url.rpartition("@")[2]
+        raise ConfigError(f"{shown!r} is not the address of a server; http://HOST:PORT was expected")
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") + "/api/v1", "", ""))

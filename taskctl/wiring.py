@@ -6,7 +6,7 @@ What is slow to import is imported where it is used: a local command needs no ev
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -44,9 +44,7 @@ async def open_tasks(
     settings = settings or Settings()
     url = url or settings.database_url
     if url.startswith(("http://", "https://")):
-        from taskctl.remote import RemoteTasks
-
-        async with RemoteTasks.open(url, timeout=settings.server_timeout) as remote:
+        async with _open_remote(url, settings) as remote:
             yield remote
         return
 
@@ -63,6 +61,12 @@ async def open_tasks(
     finally:
         await committer.close()
         await driver.close()
+
+
+def _open_remote(url: str, settings: Settings) -> AbstractAsyncContextManager[TaskService]:
+    from taskctl.remote import RemoteTasks
+
+    return RemoteTasks.open(url, timeout=settings.server_timeout)
 
 
 @asynccontextmanager
@@ -96,7 +100,7 @@ def run_command(
     settings = loaded.settings
 
     async def remote(url: str) -> T:
-        async with open_tasks(url, settings=settings) as tasks:
+        async with _open_remote(url, settings) as tasks:
             return await command(tasks)
 
     async def local() -> T:
@@ -182,9 +186,10 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
     """Return the API over the settings' database, with what happens in it told to the observer."""
     from taskctl.server.app import make_app
 
-    return make_app(
-        lambda: open_tasks(settings=settings, workspace=settings.workspace, source="api", observer=observer), observer
-    )
+    def service() -> AbstractAsyncContextManager[TaskService]:
+        return open_tasks(settings=settings, workspace=settings.workspace, source="api", observer=observer)
+
+    return make_app(service, observer)
 
 
 async def serve(settings: Settings, *, observer: Observer, started: Callable[[str], None]) -> bool:

@@ -35,7 +35,7 @@ class _Nouns(LightGroup):
         return self.commands.get(cmd_name)
 
 
-app = typer.Typer(cls=_Nouns, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+app = typer.Typer(cls=_Nouns, no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback()

@@ -79,10 +79,8 @@ class Call:
 
     def tasks(self, command: Callable[[TaskService], Coroutine[Any, Any, T]], source: Source = "cli") -> T:
         """Run the command on the tasks that the settings name."""
-        from getpass import getuser
-
         observer = _tell if self.verbose else ignore
-        return wiring.run_command(command, self.loaded, actor=getuser(), source=source, observer=observer)
+        return wiring.run_command(command, self.loaded, actor=_user(), source=source, observer=observer)
 
     def with_flags(self, **flags: object) -> "Call":
         """Return the call with further flags; None is one that was not given."""
@@ -162,6 +160,16 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
         return function
 
     return register
+
+
+def _user() -> str | None:
+    """Return the name of who runs the command, None where the system has none for them."""
+    from getpass import getuser
+
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        return None
 
 
 def _tell(event: Event) -> None:

@@ -35,6 +35,9 @@ def serve(
             line = f"{event.method} {event.path} {event.status} {event.seconds * 1000:.1f} ms {event.request_id}"
             print(line, file=sys.stderr, flush=True)
 
+    if call.settings.host not in ("127.0.0.1", "::1", "localhost"):
+        call.say(f"warning: whoever can reach {call.settings.host} can read and change all tasks; there is no login yet")
+
     def started(url: str) -> None:
         database = wiring.shown_database(call.settings)
         call.say(f"taskctl serves {database} at {url}/api/v1; ctrl-C stops it")

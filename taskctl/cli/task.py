@@ -87,7 +87,10 @@ def list_(
         opened = Match("status", fields.OPEN)
         where = opened if where is None else And((opened, where))
     query = TaskQuery(where=where, sort=tuple(sort.split(",")), limit=limit, zone=zone)
-    show(call.tasks(lambda tasks: tasks.list(query)).items, call.settings)
+    found = call.tasks(lambda tasks: tasks.list(query)).items
+    if not found and sys.stdout.isatty():
+        call.say("no tasks")
+    show(found, call.settings)
 
 
 @command(app, "show")

@@ -16,6 +16,10 @@ STOP_SECONDS = 30.0
 """How long requests in flight may take to finish."""
 
 
+HURRY_SECONDS = 1.0
+"""The same, when somebody waits at a terminal."""
+
+
 async def serve(app: web.Application, *, host: str, port: int, drain_seconds: float, started: Callable[[str], None]) -> bool:
     """Serve until SIGTERM or SIGINT, and return whether it was SIGINT.
 
@@ -45,7 +49,10 @@ async def serve(app: web.Application, *, host: str, port: int, drain_seconds: fl
         if not interrupted:
             await asyncio.sleep(drain_seconds)
         await site.stop()
-        if not interrupted:
+        if interrupted:
+            assert runner.server is not None
+            await runner.server.shutdown(HURRY_SECONDS)
+        else:
             await asyncio.sleep(LINGER_SECONDS)
         return interrupted
     finally:

@@ -10,15 +10,15 @@ from taskctl.storage.sqlite import File
 
 def revision_of(file: File) -> str | None:
     """Return the revision of the file's tables, None if there are none; nothing is created."""
-    if not file.path.exists():
-        return None
-    with file.errors(), closing(_open(file)) as raw:
-        return file.revision(raw)
+    with file.errors():
+        file.look()
+        if not file.path.exists():
+            return None
+        with closing(_open(file)) as raw:
+            return file.revision(raw)
 
 
 def _open(file: File) -> sqlite3.Connection:
-    if file.path.is_dir():
-        raise Unavailable(f"{file.path} is a folder; a file for the database was expected")
     return sqlite3.connect(f"{file.path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=file.timeout)
 
 

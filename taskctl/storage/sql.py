@@ -138,7 +138,7 @@ class _Reader:
 
     async def task(self, ref: Ref) -> Task:
         if isinstance(ref, int):
-            rows = await self.fetch(f"SELECT {_TASK} FROM tasks WHERE workspace_id = ? AND id = ?", min(ref, _INTEGER_MAX))
+            rows = await self.fetch(f"SELECT {_TASK} FROM tasks WHERE workspace_id = ? AND id = ?", _bounded(ref))
         else:
             rows = await self.fetch(f"SELECT {_TASK} FROM tasks WHERE workspace_id = ? AND uid = ?", str(ref))
         if not rows:
@@ -166,7 +166,7 @@ class _Reader:
         if query.limit is None:
             rows = await self.fetch(sql, *params)
         else:
-            rows = await self.fetch(f"{sql} LIMIT ?", *params, query.limit + 1)
+            rows = await self.fetch(f"{sql} LIMIT ?", *params, _bounded(query.limit + 1))
         more_follow = query.limit is not None and len(rows) > query.limit
         items = tuple(map(task_of, rows[: query.limit]))
         if not more_follow:
@@ -179,9 +179,9 @@ class _Reader:
         before = _INTEGER_MAX if query.cursor is None else decode_cursor(same, query.cursor, int)
         sql = f"SELECT {_LOG} FROM log WHERE workspace_id = ? AND entity_id = ? AND seq < ? ORDER BY seq DESC"
         if query.limit is None:
-            rows = await self.fetch(sql, min(id, _INTEGER_MAX), before)
+            rows = await self.fetch(sql, _bounded(id), before)
         else:
-            rows = await self.fetch(f"{sql} LIMIT ?", min(id, _INTEGER_MAX), before, query.limit + 1)
+            rows = await self.fetch(f"{sql} LIMIT ?", _bounded(id), before, _bounded(query.limit + 1))
         if not rows and query.cursor is None:
             raise no_task(query.id)
         items = tuple(map(change_of, rows[: query.limit]))
@@ -234,6 +234,11 @@ class _Reader:
         )
         found: dict[int, int] = dict(await self.connection.fetch(sql, [*bounds, self.workspace]))
         return tuple(Day(day, found.get(n, 0)) for n, day in enumerate(days))
+
+
+def _bounded(number: int) -> int:
+    """Return a number that fits a column; no task has one beyond."""
+    return max(0, min(number, _INTEGER_MAX))
 
 
 def _no_counts() -> dict[Status, int]:

@@ -66,11 +66,8 @@ class File:
 
         Raises Unavailable if it cannot be used, SchemaOutdated if its tables are not those of this version.
         """
-        if self.path.is_dir():
-            raise Unavailable(f"{self.path} is a folder; a file for the database was expected")
-        if not self.path.parent.is_dir():
-            raise Unavailable(f"there is no folder {self.path.parent} for the database")
         with self.errors():
+            self.look()
             raw = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=self.timeout)
             try:
                 self._prepare(raw)
@@ -78,6 +75,13 @@ class File:
                 raw.close()
                 raise
         return Connection(raw, self.observer)
+
+    def look(self) -> None:
+        """Raise Unavailable if there can be no database at the path. Nothing is created."""
+        if self.path.is_dir():
+            raise Unavailable(f"{self.path} is a folder; a file for the database was expected")
+        if not self.path.parent.is_dir():
+            raise Unavailable(f"there is no folder {self.path.parent} for the database")
 
     def _prepare(self, raw: sqlite3.Connection) -> None:
         raw.create_function("micros", 0, lambda: time.time_ns() // 1000)
@@ -136,11 +140,13 @@ class File:
             while True:
                 try:
                     raw.execute("BEGIN IMMEDIATE")
-                    return
                 except sqlite3.OperationalError as e:
                     if e.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                         raise
+                else:
+                    break
                 self._wait(deadline)
+        raw.execute(f"PRAGMA busy_timeout = {round(self.timeout * 1000)}")
 
     def _wait(self, deadline: float) -> None:
         if time.monotonic() > deadline:
@@ -158,15 +164,10 @@ class File:
         except FileNotFoundError:
             return
         deadline = time.monotonic() + self.timeout
-        # It is not urgent: whoever writes next tries again.
-        with suppress(Unavailable), self.gate(deadline):
-            while True:
-                try:
-                    raw.execute("BEGIN IMMEDIATE")  # whoever was writing has ended
-                    raw.execute("ROLLBACK")
-                    break
-                except sqlite3.OperationalError:
-                    self._wait(deadline)
+        # What was to be written is committed already, and stays so if this fails: whoever writes next tries again.
+        with suppress(Unavailable, sqlite3.Error, OSError), self.gate(deadline):
+            raw.execute("BEGIN IMMEDIATE")  # whoever was writing has ended
+            raw.execute("ROLLBACK")
             raw.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     @contextmanager
@@ -247,7 +248,8 @@ class InlineSqlite:
             try:
                 return await work(connection)
             finally:
-                connection.raw.execute("ROLLBACK")
+                if connection.raw.in_transaction:
+                    connection.raw.execute("ROLLBACK")
 
     async def write(self, work: Work[T]) -> T:
         connection = self._open()

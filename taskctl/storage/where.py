@@ -77,7 +77,7 @@ def _match(field: str, values: Sequence[Any], context: Context) -> Sql:
             ranks = STATUSES if field == "status" else PRIORITIES
             sql, params = _in(field, [ranks.index(value) for value in some])
         case "id":
-            sql, params = _in("id", some)
+            sql, params = _in("id", [value for value in some if 0 < value <= _LAST])
         case "project" if some:
             below = "project = ? OR (project >= ? AND project < ?)"  # "/" is the character after "."
             sql = f"(project IS NOT NULL AND ({' OR '.join([below] * len(some))}))"

@@ -9,6 +9,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.pool import NullPool
 
+from taskctl.storage.checks import revision_of
 from taskctl.storage.migrations import HEAD, REVISIONS, outdated
 from taskctl.storage.sqlite import APPLICATION_ID, File
 
@@ -26,6 +27,7 @@ def upgrade_sqlite(file: File, revision: str = HEAD) -> tuple[str | None, str]:
     Whoever else upgrades at the same time waits, and then finds nothing to do. Raises SchemaOutdated for a file that a newer
     taskctl made.
     """
+    revision_of(file)
     with file.errors(), file.gate(time.monotonic() + file.timeout):
         before = _prepare(file)
         engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(file.path, isolation_level=None), poolclass=NullPool)

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios from interleaved runs, never times. docs/benchmarks.md says what they show."""
