@@ -1,0 +1,45 @@
+"""The stacks that the contract is tested on: ways to put a TaskService together. A new one joins STACKS with a few lines."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from aiohttp import web
+
+from taskctl import Settings, TaskService, create_app, open_tasks
+from taskctl.tasks import Source
+
+
+class Stack(NamedTuple):
+    """open: gives a service with an empty workspace, with its files in the folder. source: what its log says of writes.
+
+    scopes: whether the writer says who it is and by which way it writes; a server decides that by itself.
+    """
+
+    open: Callable[[Path], AbstractAsyncContextManager[TaskService]]
+    source: Source
+    scopes: bool
+
+
+def _sqlite(folder: Path) -> AbstractAsyncContextManager[TaskService]:
+    return open_tasks(f"sqlite:///{folder}/tasks.db")
+
+
+@asynccontextmanager
+async def _sqlite_remote(folder: Path) -> AsyncIterator[TaskService]:
+    runner = web.AppRunner(create_app(Settings(database_url=f"sqlite:///{folder}/tasks.db")))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0]
+        async with open_tasks(f"http://{host}:{port}") as tasks:
+            yield tasks
+    finally:
+        await runner.cleanup()
+
+
+STACKS = {
+    "sqlite": Stack(_sqlite, "library", scopes=True),
+    "sqlite-remote": Stack(_sqlite_remote, "api", scopes=False),
+}

@@ -1,0 +1,181 @@
+"""`RemoteTasks` and what is not taskctl: every stranger ends in a sentence, never in an error of the HTTP client."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from taskctl import NewTask, Settings, TaskPatch, TaskService, Unavailable, create_app, open_tasks
+from taskctl.errors import ConfigError, OutcomeUnknown
+
+Asked = Callable[[TaskService], Awaitable[object]]
+READS: dict[str, Asked] = {
+    "get": lambda tasks: tasks.get(1),
+    "list": lambda tasks: tasks.list(),
+    "history": lambda tasks: tasks.history(1),
+    "changes": lambda tasks: tasks.changes(),
+    "stats": lambda tasks: tasks.stats(),
+    "ready": lambda tasks: tasks.ready(),
+}
+WRITES: dict[str, Asked] = {
+    "add": lambda tasks: tasks.add(NewTask(title="x")),
+    "edit": lambda tasks: tasks.edit(1, TaskPatch(title="y")),
+    "remove": lambda tasks: tasks.remove(1),
+}
+ASKED = {**READS, **WRITES}
+
+
+@asynccontextmanager
+async def stranger(answer: bytes | None, *, whole: bool = True) -> AsyncIterator[str]:
+    """Yield the address of a server that says the same to everybody: nothing at all for None, and then waits."""
+    connections: set[asyncio.StreamWriter] = set()
+    left = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(writer)
+        head = await reader.readuntil(b"\r\n\r\n")
+        for line in head.lower().split(b"\r\n"):
+            if line.startswith(b"content-length:"):
+                await reader.readexactly(int(line.split(b":")[1]))
+        if answer is None:
+            await left.wait()
+        else:
+            writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        left.set()
+        server.close()
+        for writer in connections:
+            writer.close()
+            try:
+                await writer.wait_closed()
+            except ConnectionError:
+                continue
+
+
+def http(body: bytes, status: str = "200 OK", *headers: str, length: int | None = None) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", "Connection: close", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+JSON = "Content-Type: application/json"
+PROBLEM = "Content-Type: application/problem+json"
+HTML = b"<html><body>It works!</body></html>"
+STRANGERS = {
+    "html": http(HTML, "200 OK", "Content-Type: text/html"),
+    "redirect": http(b"", "302 Found", "Location: http://127.0.0.1:1/login"),
+    "not found": http(HTML, "404 Not Found", "Content-Type: text/html"),
+    "gateway": http(HTML, "502 Bad Gateway", "Content-Type: text/html"),
+    "half of JSON": http(b'{"items": [', "200 OK", JSON),
+    "other JSON": http(b'{"hello": "world"}', "200 OK", JSON),
+    "a list": http(b"[]", "200 OK", JSON),
+    "null": http(b"null", "200 OK", JSON),
+    "not UTF-8": http(b'{"items": ["\xff"]}', "200 OK", JSON),
+    "nothing": http(b"", "200 OK", JSON),
+    "no content": http(b"", "204 No Content"),
+    "a wrong encoding": http(b"not gzip", "200 OK", JSON, "Content-Encoding: gzip"),
+    "an unknown charset": http(b"{}", "200 OK", "Content-Type: application/json; charset=klingon"),
+    "a problem that is none": http(HTML, "500 Oops", PROBLEM),
+    "a problem that is a list": http(b"[1]", "500 Oops", PROBLEM),
+    "a problem that is an empty list": http(b"[]", "500 Oops", PROBLEM),
+    "a problem that is null": http(b"null", "500 Oops", PROBLEM),
+    "a problem of somebody else": http(b'{"title": "Bad day", "status": 500}', "500 Oops", PROBLEM),
+    "a problem with odd members": http(b'{"code": "conflict", "self": 1, "errors": 3}', "409 Conflict", PROBLEM),
+    "not HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "a bad header": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+    "less than it said": http(b'{"items": [], "next_cursor"', "200 OK", JSON, length=1000),
+    "a closed door": b"",
+}
+
+
+@pytest.mark.parametrize("answer", STRANGERS.values(), ids=STRANGERS)
+async def test_a_server_that_is_something_else_is_unavailable_with_a_sentence(answer: bytes) -> None:
+    async with stranger(answer) as url, open_tasks(url) as tasks:
+        for asked in ASKED.values():
+            with pytest.raises(Unavailable) as caught:
+                await asked(tasks)
+            assert url in caught.value.detail
+            assert caught.value.exit_code == 7
+            assert "\n" not in caught.value.detail
+            assert "Traceback" not in caught.value.detail
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+async def test_a_server_that_is_not_there_is_unavailable(asked: Asked) -> None:
+    async with open_tasks("http://127.0.0.1:1") as tasks:
+        with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1\b.*cannot be reached") as caught:
+            await asked(tasks)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("asked", READS.values(), ids=READS)
+async def test_a_server_that_hangs_is_given_up_after_a_while(asked: Asked) -> None:
+    async with stranger(None) as url, open_tasks(url, settings=Settings(server_timeout=0.2)) as tasks:
+        with pytest.raises(Unavailable, match="in time") as caught:
+            await asked(tasks)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("answer", [None, b"", STRANGERS["less than it said"]], ids=["hangs", "closes", "breaks off"])
+@pytest.mark.parametrize("asked", WRITES.values(), ids=WRITES)
+async def test_of_a_write_without_an_answer_nobody_knows_whether_it_happened(asked: Asked, answer: bytes | None) -> None:
+    async with stranger(answer) as url, open_tasks(url, settings=Settings(server_timeout=0.2)) as tasks:
+        with pytest.raises(OutcomeUnknown) as caught:
+            await asked(tasks)
+    assert not caught.value.retryable
+
+
+async def test_a_server_under_a_prefix_is_spoken_to_there(tmp_path: Path) -> None:
+    host = web.Application()
+    host.add_subapp("/team/todo", create_app(Settings(database_url=f"sqlite:///{tmp_path}/tasks.db")))
+    runner = web.AppRunner(host)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        for path in ("/team/todo", "/team/todo/"):
+            async with open_tasks(f"http://127.0.0.1:{port}{path}") as tasks:
+                await tasks.add(NewTask(title="x"))
+        async with open_tasks(f"http://localhost:{port}/team/todo") as tasks:
+            assert [task.id for task in (await tasks.list()).items] == [2, 1]
+        async with open_tasks(f"http://127.0.0.1:{port}/team") as tasks:
+            with pytest.raises(Unavailable, match="not a taskctl server"):
+                await tasks.list()
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http://:8080",
+        "https:///path",
+        "http://[::1",
+        "http://host:99999",
+        "http://host:port",
+        "http://user:secret@host",
+        "http://host?x=1",
+        "http://host#x",
+        "ftp://host",
+        "postgresql://host/db",
+        "localhost:8080",
+        "tasks.db",
+        "sqlite://tasks.db",
+        "sqlite:///",
+        "sqlite:///a.db?mode=ro",
+    ],
+)
+async def test_an_address_that_cannot_be_one_is_a_config_error(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        async with open_tasks(url) as tasks:
+            await tasks.list()
+    assert "secret" not in caught.value.detail
+    assert "expected" in caught.value.detail
