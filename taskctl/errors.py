@@ -48,6 +48,7 @@ class UsageError(TaskctlError):
     """A command line that cannot be understood."""
 
     code = "usage"
+    status = 400
     exit_code = 2
     title = "The command cannot be understood"
 
@@ -56,6 +57,7 @@ class ConfigError(TaskctlError):
     """A setting that cannot be used. It is found before anything runs, so it counts as wrong usage."""
 
     code = "invalid_setting"
+    status = 400
     exit_code = 2
     title = "A setting cannot be used"
 

@@ -80,6 +80,14 @@ def _start(day: date, zone: ZoneInfo, later: int = 0) -> int:
         return end_of_day(day) + (later - 1) * _DAY
 
 
+def _local(instant: datetime, zone: ZoneInfo) -> date:
+    """Return the day of an instant in the zone; in UTC where the calendar ends."""
+    try:
+        return instant.astimezone(zone).date()
+    except OverflowError:
+        return instant.date()
+
+
 class DueLimits(NamedTuple):
     """What a due lies before: a day, if its end in UTC is <= `day`; an instant, if it is < `instant`."""
 
@@ -92,14 +100,14 @@ def due_limits(op: Op, value: date | datetime, zone: ZoneInfo) -> DueLimits:
     inclusive = op in ("<=", ">")
     if not isinstance(value, datetime):
         return DueLimits(end_of_day(value) - (0 if inclusive else _DAY), _start(value, zone, 1 if inclusive else 0))
-    local = value.astimezone(zone).date()
+    local = _local(value, zone)
     ended = inclusive or _start(local, zone) < micros(value)
     return DueLimits(end_of_day(local) - (_DAY if ended else 2 * _DAY), micros(value) + inclusive)
 
 
 def overdue_limits(now: datetime, zone: ZoneInfo) -> DueLimits:
     """Return the limits of "past its due": the day has ended in the zone, the instant has passed."""
-    return DueLimits(end_of_day(now.astimezone(zone).date()) - _DAY, micros(now))
+    return DueLimits(end_of_day(_local(now, zone)) - _DAY, micros(now))
 
 
 def before(op: Op, value: date | datetime, zone: ZoneInfo) -> int:
@@ -300,7 +308,7 @@ class _Parser:
         start = self.at
         if not self.take('"'):
             return None
-        body = self.take(r'(?:[^"\\]|\\.)*')
+        body = self.take(r'(?s:[^"\\]|\\.)*')
         if not self.take('"'):
             self.fail('a closing "', len(self.text))
         if not body:
@@ -348,7 +356,7 @@ class _Parser:
                     self.fail("a task's id", at)
                 plain.append(int(text))
             elif name in ("project", "label"):
-                plain.append(unicodedata.normalize("NFC", text))
+                plain.append(self.name(name, text, at))
             else:
                 value = self.date(text, at)
                 ranges.append(And((Compare(name, ">=", value), Compare(name, "<=", value))))  # type: ignore[arg-type]
@@ -356,6 +364,12 @@ class _Parser:
         joined = _join(Or, terms)
         assert joined is not None
         return joined
+
+    def name(self, field: str, text: str, at: int) -> str | None:
+        try:
+            return fields.project(text) if field == "project" else fields.labels([text])[0]
+        except fields.Refused as e:
+            raise InvalidFilter(f"at position {at}: {field} {e.detail}", position=at, expected=f"a {field}") from None
 
     def choice(self, text: str, allowed: Sequence[str], at: int) -> str:
         if text.lower() not in allowed:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 import msgspec
 
-from taskctl.errors import ConfigError, TaskctlError, Unavailable
+from taskctl.errors import ConfigError, OutcomeUnknown, TaskctlError, Unavailable
 from taskctl.filters import render
 from taskctl.tasks import (
     Change,
@@ -66,7 +66,7 @@ class RemoteTasks(TaskService):
 
     async def write(self, changes: Changeset) -> Written:
         query = {"dry_run": "true"} if changes.dry_run else {}
-        body = await self._request("POST", "/batch", query=query, body=encode_changeset(changes))
+        body = await self._request("POST", "/batch", query=query, body=encode_changeset(changes), writes=not changes.dry_run)
         return self._decoded(decode_written, body)
 
     async def read(self, query: Query[T]) -> T:
@@ -96,7 +96,7 @@ class RemoteTasks(TaskService):
         return cast(T, value)
 
     async def _tasks(self, query: TaskQuery) -> Page[Task]:
-        about = {"sort": ",".join(query.sort)} if query.sort else {}
+        about = {"sort": ",".join(query.sort) or "id"}
         if query.where is not None:
             about["filter"] = render(query.where)
         if query.cursor is not None:
@@ -142,18 +142,23 @@ class RemoteTasks(TaskService):
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        writes: bool = False,
     ) -> bytes:
-        """Return the body of a good answer. Raises the failure that a problem tells of, and Unavailable without an answer."""
+        """Return the body of a good answer. Raises the failure that a problem tells of.
+
+        Without an answer it is Unavailable, or, if something may have been written, OutcomeUnknown.
+        """
         sent = {"Content-Type": "application/json"} if body is not None else {}
         try:
             async with self._session.request(
                 method, self._url + path, params=query, data=body, headers={**sent, **(headers or {})}, allow_redirects=False
             ) as answer:
                 received = await answer.read()
-        except TimeoutError:
-            raise Unavailable(f"the server {self._url} has not answered in time") from None
-        except aiohttp.ClientError as e:
-            raise Unavailable(f"the server {self._url} cannot be reached: {e}") from None
+        except (TimeoutError, aiohttp.ClientError) as e:
+            why = "has not answered in time" if isinstance(e, TimeoutError) else f"cannot be reached: {' '.join(str(e).split())}"
+            never_sent = isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL)
+            failure = OutcomeUnknown if writes and not never_sent else Unavailable
+            raise failure(f"the server {self._url} {why}") from None
         if answer.content_type == PROBLEM:
             raise self._decoded(lambda raw: error(msgspec.json.decode(raw)), received)
         if answer.status != 200:

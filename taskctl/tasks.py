@@ -156,7 +156,7 @@ def change(task: Task, patch: TaskPatch, *, now: datetime) -> Task:
             raise Conflict(
                 f"task {task.id} is {task.status}, and from there it cannot become {status}; reopen it first",
                 id=task.id,
-                status=task.status,
+                current_status=task.status,
             )
         if status == "in_progress" and task.started_at is None:
             changes["started_at"] = now
@@ -170,6 +170,20 @@ def require_version(task: Task, wanted: int | None) -> None:
         raise StaleTask(f"task {task.id} is at version {task.version}, not {wanted}", id=task.id, current_version=task.version)
 
 
+def require_equal(task: Task, expected: Mapping[str, Any]) -> None:
+    """Raise InvalidTask if read-only members are not as they are in the task before the edit."""
+    if not expected:
+        return
+    own = msgspec.to_builtins(task)
+    errors = [
+        FieldError(f"/{name}", "read_only", f"{name} cannot be set, and is not as it is in the task")
+        for name, value in sorted(expected.items())
+        if value != own[name] or type(value) is not type(own[name])
+    ]
+    if errors:
+        raise InvalidTask("; ".join(e.detail for e in errors), errors=errors)
+
+
 # ---------------------------------------------------------------------------------------------------------------- writing
 
 
@@ -180,11 +194,15 @@ class Add(msgspec.Struct, frozen=True):
 
 
 class Edit(msgspec.Struct, frozen=True):
-    """Change the fields that the patch names; only if the task is at `if_version`, where that is given."""
+    """Change the fields that the patch names; only if the task is at `if_version`, where that is given.
+
+    expected: read-only members that came along, as JSON has them; they must be the task's own.
+    """
 
     id: Ref
     patch: TaskPatch
     if_version: int | None = None
+    expected: Mapping[str, Any] = {}
 
 
 class Remove(msgspec.Struct, frozen=True):
@@ -241,11 +259,19 @@ Op: TypeAlias = Literal["<", "<=", ">", ">="]
 T = TypeVar("T")
 
 
+def _some(parts: tuple[object, ...]) -> None:
+    if not parts:
+        raise InvalidRequest("a condition needs at least one part")
+
+
 class Match(msgspec.Struct, frozen=True, tag=True):
     """The field has one of the values; None stands for no value. A project takes in those below it."""
 
     field: Literal["id", "status", "priority", "project", "label", "due", "started_at", "completed_at"]
     values: tuple[str | int | None, ...]
+
+    def __post_init__(self) -> None:
+        _some(self.values)
 
 
 class Compare(msgspec.Struct, frozen=True, tag=True):
@@ -272,11 +298,17 @@ class And(msgspec.Struct, frozen=True, tag=True):
 
     terms: tuple["Condition", ...]
 
+    def __post_init__(self) -> None:
+        _some(self.terms)
+
 
 class Or(msgspec.Struct, frozen=True, tag=True):
     """At least one of them holds."""
 
     terms: tuple["Condition", ...]
+
+    def __post_init__(self) -> None:
+        _some(self.terms)
 
 
 class Not(msgspec.Struct, frozen=True, tag=True):
@@ -462,17 +494,18 @@ class TaskService(ABC):
 
     async def add(self, task: NewTask, *, dry_run: bool = False) -> Task:
         """Add a task. Raises Conflict if its uid is taken."""
-        return _task(await self._one(Add(task), dry_run))
+        return _task(await self.perform(Add(task), dry_run))
 
     async def edit(self, id: Ref, patch: TaskPatch, *, if_version: int | None = None, dry_run: bool = False) -> Task:
         """Change a task. Raises TaskNotFound, StaleTask, Conflict (an impossible transition)."""
-        return _task(await self._one(Edit(id, patch, if_version), dry_run))
+        return _task(await self.perform(Edit(id, patch, if_version), dry_run))
 
     async def remove(self, id: Ref, *, if_version: int | None = None, dry_run: bool = False) -> None:
         """Remove a task. Raises TaskNotFound, StaleTask."""
-        await self._one(Remove(id, if_version), dry_run)
+        await self.perform(Remove(id, if_version), dry_run)
 
-    async def _one(self, operation: Operation, dry_run: bool) -> Task | None:
+    async def perform(self, operation: Operation, dry_run: bool = False) -> Task | None:
+        """Write one operation, and return the task, None if it is removed. Raises what became of it instead."""
         [result] = (await self.write(Changeset((operation,), atomic=False, dry_run=dry_run))).results
         if isinstance(result, TaskctlError):
             raise result

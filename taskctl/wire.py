@@ -6,6 +6,7 @@ The shapes are the types of `tasks.py`.
 
 import binascii
 import json
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -64,13 +65,15 @@ def strict_json(body: bytes) -> Any:
         raise InvalidRequest(f"the body is nested more than {DEPTH_MAX} deep") from None
     except ValueError as e:  # an integer of thousands of digits
         raise InvalidRequest(f"the body is not JSON that can be read: {e}") from None
-    level = [value]
-    for _ in range(DEPTH_MAX + 1):
+    level = [value] if isinstance(value, dict | list) else []
+    if not level:
+        return value
+    for _ in range(DEPTH_MAX):
         level = [
             inner
             for outer in level
-            if isinstance(outer, dict | list)
             for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
         ]
         if not level:
             return value
@@ -97,9 +100,17 @@ def new_task(raw: object) -> NewTask:
     return _build(NewTask, raw, allowed=(*WRITABLE, "uid"), required=("title",))
 
 
-def task_patch(raw: object, *, complete: bool = False) -> TaskPatch:
-    """Return the changes that a merge patch (RFC 7396) asks for; a complete one (PUT) must name every writable member."""
-    return _build(TaskPatch, raw, allowed=WRITABLE, required=WRITABLE if complete else ())
+def edit(raw: object, id: Ref, if_version: int | None, *, complete: bool = False) -> Edit:
+    """Return the edit that a merge patch (RFC 7396) asks for; a complete one (PUT) must name every writable member.
+
+    Read-only members may come along, as in a representation that is sent back; they are compared, not set.
+    """
+    expected: dict[str, Any] = {}
+    if isinstance(raw, dict):
+        expected = {name: value for name, value in raw.items() if name in READ_ONLY}
+        raw = {name: value for name, value in raw.items() if name not in READ_ONLY}
+    patch = _build(TaskPatch, raw, allowed=WRITABLE, required=WRITABLE if complete else ())
+    return Edit(id, patch, if_version, expected)
 
 
 def _build(kind: type[Checked], raw: object, allowed: tuple[str, ...], required: tuple[str, ...]) -> Checked:
@@ -160,7 +171,7 @@ def _operation(raw: object) -> Operation:
         case {"op": "add", "task": task, **rest} if not rest:
             return Add(new_task(task))
         case {"op": "edit", "id": id, "patch": patch, **rest} if not rest.keys() - {"if_version"}:
-            return Edit(_ref(id), task_patch(patch), _version(rest.get("if_version")))
+            return edit(patch, _ref(id), _version(rest.get("if_version")))
         case {"op": "remove", "id": id, **rest} if not rest.keys() - {"if_version"}:
             return Remove(_ref(id), _version(rest.get("if_version")))
     raise InvalidRequest(
@@ -185,7 +196,7 @@ def _ref(raw: object) -> Ref:
 
 def parse_ref(text: str) -> Ref:
     """Return the id or the uid that a text names. Raises InvalidRequest."""
-    if text.isascii() and text.isdigit() and len(text) < 19:
+    if re.fullmatch("-?[0-9]{1,40}", text):
         return int(text)
     try:
         ref = fields.uid(text)
@@ -202,8 +213,9 @@ def encode_changeset(changes: Changeset) -> bytes:
         match operation:
             case Add(task):
                 operations.append({"op": "add", "task": task})
-            case Edit(id, patch, version):
-                operations.append({"op": "edit", "id": id, "patch": patch, "if_version": version})
+            case Edit(id, patch, version, expected):
+                both = {**msgspec.to_builtins(patch), **expected}
+                operations.append({"op": "edit", "id": id, "patch": both, "if_version": version})
             case Remove(id, version):
                 operations.append({"op": "remove", "id": id, "if_version": version})
             case Refuse():
@@ -256,9 +268,10 @@ def problem(failure: TaskctlError, **more: Any) -> dict[str, Any]:
         "detail": failure.detail,
         "code": failure.code,
         "retryable": failure.retryable,
-        **failure.extra,
         **more,
     }
+    assert not document.keys() & failure.extra.keys(), "a member of every problem cannot mean something else"
+    document |= failure.extra
     if failure.errors:
         document["errors"] = [e._asdict() for e in failure.errors]
     return document
@@ -267,6 +280,8 @@ def problem(failure: TaskctlError, **more: Any) -> dict[str, Any]:
 def error(document: Mapping[str, Any]) -> TaskctlError:
     """Return the failure that a problem document tells of: same class, same words, same details."""
     about = dict(document)
+    if "code" not in about:
+        raise KeyError("code")
     for name in ("type", "title", "status", "retryable", "request_id"):
         about.pop(name, None)
     cls = by_code(str(about.pop("code", "internal")))

@@ -1,6 +1,5 @@
 """The command line. One module per noun; each is imported when its noun is used, so that every command starts quickly."""
 
-import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -9,7 +8,7 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from taskctl.cli.call import Flags, LightGroup, fail, shared_options
+from taskctl.cli.call import Flags, LightGroup, fail, reader_gone, shared_options
 
 _NOUNS: Mapping[str, str] = {
     "task": "taskctl.cli.task",
@@ -55,9 +54,7 @@ def main() -> None:
         code = app(standalone_mode=False, prog_name="taskctl")
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does. The code is what the shell gives a program that SIGPIPE ended.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+        code = reader_gone()
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as e:

@@ -133,7 +133,7 @@ class _AsItIs(NamedTuple):
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
-        if self.annotation in (str, list[str]):
+        if self.annotation in (str, list[str]) or not isinstance(value, str):
             return value
         if self.annotation is int and param.type_descriptor.parameter_info.min is None and re.fullmatch("[0-9]{1,18}", value):
             return int(value)
@@ -150,7 +150,10 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
             global _shown_as_json
             call = Call({**(context.find_root().obj or {}), **flags})
             _shown_as_json = call.settings.output in _JSON
-            function(call, **values)
+            try:
+                function(call, **values)
+            except BrokenPipeError:  # typer would make it a 1
+                return reader_gone()
             return PARTLY if call.failed else 0
 
         run.__name__, run.__doc__ = function.__name__, function.__doc__
@@ -185,6 +188,12 @@ def report(failure: TaskctlError) -> None:
         print(encode(problem(failure)).decode(), file=sys.stderr)
     else:
         print(f"taskctl: {failure.detail}", file=sys.stderr)
+
+
+def reader_gone() -> int:
+    """Let go of stdout, whose reader has gone, as `head` does; return the code of a program that SIGPIPE ended."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def fail(e: Exception) -> int:

@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -22,11 +21,10 @@ from taskctl.errors import (
 )
 from taskctl.observe import Observer, RequestDone
 from taskctl.server import probes, reports, tasks
-from taskctl.server.requests import REQUEST_ID, STATE, TASKS, State
+from taskctl.server.requests import BODY_MAX, REQUEST_ID, STATE, TASKS, State
 from taskctl.tasks import TaskService
 from taskctl.wire import PROBLEM, encode, etag, problem
 
-BODY_MAX: Final = 1024 * 1024
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _log = logging.getLogger("taskctl.server")
 
@@ -39,7 +37,7 @@ def make_app(open_service: Callable[[], AbstractAsyncContextManager[TaskService]
             app[TASKS] = opened
             yield
 
-    app = web.Application(middlewares=[_every_request(observer)], client_max_size=BODY_MAX)
+    app = web.Application(middlewares=[_every_request(observer)])
     app[STATE] = State()
     app.cleanup_ctx.append(service)
     app.add_routes([*probes.routes(), *tasks.routes(), *reports.routes()])
@@ -54,6 +52,7 @@ def _every_request(observer: Observer) -> Middleware:
         started = time.perf_counter()
         given = request.headers.get("X-Request-Id", "")
         request_id = request[REQUEST_ID] = given if _SANE_ID.fullmatch(given) else secrets.token_hex(16)
+        request.app[STATE].in_flight += 1
         try:
             response = await handler(request)
         except TaskctlError as e:
@@ -63,6 +62,8 @@ def _every_request(observer: Observer) -> Middleware:
         except Exception:
             _log.exception("request %s failed: %s %s", request_id, request.method, request.rel_url.raw_path)
             response = _answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
+        finally:
+            request.app[STATE].in_flight -= 1
         response.headers["X-Request-Id"] = request_id
         if request.app[STATE].draining:
             response.force_close()

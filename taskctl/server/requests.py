@@ -11,16 +11,22 @@ from taskctl.filters import zone_of
 from taskctl.tasks import TaskService
 from taskctl.wire import strict_json
 
+BODY_MAX: Final = 1024 * 1024
+
 
 class State:
-    """What the whole application knows about itself. draining: it is about to stop, and wants no new connections."""
+    """What the whole application knows about itself.
+
+    draining: it is about to stop, and wants no new connections; in_flight: how many requests have no answer yet.
+    """
 
     draining = False
+    in_flight = 0
 
 
 TASKS: Final = web.AppKey("taskctl.tasks", TaskService)
 STATE: Final = web.AppKey("taskctl.state", State)
-REQUEST_ID: Final = "taskctl.request_id"
+REQUEST_ID: Final = web.RequestKey("taskctl.request_id", str)
 
 
 def tasks_of(request: web.Request) -> TaskService:
@@ -35,7 +41,8 @@ async def json_body(request: web.Request, *more_types: str) -> Any:
         raise UnsupportedMediaType(f"a body of the type application/json was expected, and its Content-Type says {said}")
     if "Content-Encoding" in request.headers:
         raise UnsupportedMediaType("a body without a Content-Encoding was expected")
-    return strict_json(await request.read())
+    # An outer application has a limit of its own; ours holds wherever we are mounted.
+    return strict_json(await request.clone(client_max_size=BODY_MAX).read())
 
 
 class Parameters:
@@ -64,7 +71,7 @@ class Parameters:
         text = self.one(name)
         if text is None:
             return default
-        if re.fullmatch(r"[0-9]{1,18}", text) and least <= int(text) <= (most if most is not None else int(text)):
+        if re.fullmatch(r"[0-9]{1,40}", text) and least <= int(text) <= (most if most is not None else int(text)):
             return int(text)
         bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
         raise InvalidRequest(f"{name} must be a whole number {bounds}", parameter=name)

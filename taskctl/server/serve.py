@@ -54,6 +54,10 @@ async def serve(app: web.Application, *, host: str, port: int, drain_seconds: fl
             await runner.server.shutdown(HURRY_SECONDS)
         else:
             await asyncio.sleep(LINGER_SECONDS)
+            # cleanup() no longer listens to clients that are still sending, so wait for these here.
+            deadline = loop.time() + STOP_SECONDS
+            while app[STATE].in_flight and loop.time() < deadline:  # noqa: ASYNC110  # once in the life of a process
+                await asyncio.sleep(0.02)
         return interrupted
     finally:
         await runner.cleanup()

@@ -1,13 +1,15 @@
 """`/tasks`, `/tasks/{id}`, `/tasks/{id}/history` and `/batch`."""
 
+import re
+
 from aiohttp import web
 
 from taskctl import fields
 from taskctl.errors import InvalidRequest
 from taskctl.filters import parse_filter, parse_words, when, zone_of
 from taskctl.server.requests import Parameters, json_body, now, tasks_of, versions, zone_name
-from taskctl.tasks import PAGE_DEFAULT, And, Compare, Condition, Match, Not, Overdue, Ref, Task, TaskPatch, TaskQuery
-from taskctl.wire import changeset, encode, encode_written, etag, new_task, parse_ref, task_patch
+from taskctl.tasks import PAGE_DEFAULT, And, Compare, Condition, Match, Not, Overdue, Ref, Task, TaskQuery
+from taskctl.wire import changeset, edit, encode, encode_written, etag, new_task, parse_ref
 
 PAGE_MAX = 200
 _MERGE_PATCH = "application/merge-patch+json"
@@ -95,18 +97,20 @@ async def show(request: web.Request) -> web.Response:
 
 async def put(request: web.Request) -> web.Response:
     """Replace everything that a client may write."""
-    return await _edit(request, task_patch(await json_body(request), complete=True))
+    return await _edit(request, await json_body(request), complete=True)
 
 
 async def patch(request: web.Request) -> web.Response:
     """Change what the merge patch names."""
-    return await _edit(request, task_patch(await json_body(request, _MERGE_PATCH)))
+    return await _edit(request, await json_body(request, _MERGE_PATCH))
 
 
-async def _edit(request: web.Request, patch: TaskPatch) -> web.Response:
+async def _edit(request: web.Request, body: object, *, complete: bool = False) -> web.Response:
     ref, dry_run = _ref(request), _dry_run(request)
-    version = await _if_match(request, ref)
-    return _task(await tasks_of(request).edit(ref, patch, if_version=version, dry_run=dry_run))
+    operation = edit(body, ref, await _if_match(request, ref), complete=complete)
+    task = await tasks_of(request).perform(operation, dry_run)
+    assert task is not None
+    return _task(task)
 
 
 async def remove(request: web.Request) -> web.Response:
@@ -146,7 +150,7 @@ async def _if_match(request: web.Request, ref: Ref) -> int | None:
         return None
     if tags == ["*"]:  # any version will do; a task that is not there is a 404 anyway
         return None
-    wanted = [int(tag[1:-1]) for tag in tags if tag[:1] == tag[-1:] == '"' and tag[1:-1].isdecimal()]
+    wanted = [int(tag[1:-1]) for tag in tags if re.fullmatch('"[1-9][0-9]{0,17}"', tag)]
     if len(wanted) < 2:
         return wanted[0] if wanted else 0
     current = (await tasks_of(request).get(ref)).version

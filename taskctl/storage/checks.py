@@ -28,8 +28,8 @@ _LOG_CHECKS = {
         "(SELECT max(seq) FROM log WHERE workspace_id = w.id) FROM workspaces w"
     ),
     "tasks": (
-        "SELECT count(*) FROM tasks t WHERE version <> (SELECT version FROM log l WHERE l.workspace_id = t.workspace_id "
-        "AND l.entity_id = t.id ORDER BY seq DESC LIMIT 1)"
+        "SELECT count(*) FROM tasks t WHERE version IS NOT (SELECT max(version) FROM log l "
+        "WHERE l.workspace_id = t.workspace_id AND l.entity_id = t.id)"
     ),
 }
 

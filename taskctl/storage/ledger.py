@@ -26,6 +26,7 @@ from taskctl.tasks import (
     Written,
     change,
     create,
+    require_equal,
     require_version,
 )
 
@@ -134,7 +135,7 @@ class _Draft:
                 results.append(self._run(operation, pending, changeset))
             except TaskctlError as e:
                 if changes.atomic:
-                    failure = e.within(index, "")
+                    failure = e.within(index, f"/operations/{index}/patch")
                     break
                 results.append(e)
         if failure is not None or changes.dry_run:
@@ -159,9 +160,10 @@ class _Draft:
                 self._replace(None, task)
                 log("add", task.version, task)
                 return task
-            case Edit(ref, patch, version):
+            case Edit(ref, patch, version, expected):
                 task = self._find(ref)
                 require_version(task, version)
+                require_equal(task, expected)
                 changed = change(task, patch, now=instant(self.now))
                 if changed is not task:
                     self._replace(task, changed)
@@ -196,5 +198,6 @@ class _Draft:
 
 
 def no_task(ref: Ref) -> TaskNotFound:
-    """Return the failure to find a task."""
-    return TaskNotFound(f"there is no task {ref}", id=ref if isinstance(ref, int) else str(ref))
+    """Return the failure to find a task. JSON has the id as a number if it fits one."""
+    fits = isinstance(ref, int) and -(2**63) <= ref < 2**63
+    return TaskNotFound(f"there is no task {ref}", id=ref if fits else str(ref))

@@ -192,7 +192,7 @@ class _Reader:
         uid = str(query.id)
         for sql in (
             "SELECT id FROM tasks WHERE workspace_id = ? AND uid = ?",
-            "SELECT entity_id FROM log WHERE workspace_id = ? AND entity_uid = ? AND op = 'remove' ORDER BY seq DESC LIMIT 1",
+            "SELECT entity_id FROM log WHERE workspace_id = ? AND entity_uid = ? AND op = 'remove' ORDER BY +seq DESC LIMIT 1",
         ):
             for row in await self.fetch(sql, uid):
                 return cast(int, row[0])

@@ -87,6 +87,7 @@ class File:
         raw.create_function("micros", 0, lambda: time.time_ns() // 1000)
         raw.execute(f"PRAGMA synchronous = {self.synchronous}")
         raw.execute("PRAGMA wal_autocheckpoint = 0")
+        raw.execute("PRAGMA journal_size_limit = 0")  # a -wal that starts anew is cut, so that its length says what is in it
         if (revision := self.revision(raw)) is None:
             with self.gate(time.monotonic() + self.timeout):
                 if (revision := self.revision(raw)) is None:
