@@ -37,14 +37,21 @@ async def test_an_unknown_address_is_a_problem(api: Api, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/v1/tasks/7", "/api/v1/tasks/7/history", "/api/v1/tasks/01936f0c-7a3e-7c4b-9d2e-5b1f0a6c8e7d"]
+    "path",
+    [
+        "/api/v1/tasks/7",
+        "/api/v1/tasks/-1",
+        f"/api/v1/tasks/{'9' * 30}",
+        "/api/v1/tasks/7/history",
+        "/api/v1/tasks/01936f0c-7a3e-7c4b-9d2e-5b1f0a6c8e7d",
+    ],
 )
 async def test_an_unknown_task_is_a_problem_of_its_own(api: Api, path: str) -> None:
     problem = await problem_of(await api.get(path), 404, "task_not_found")
     assert str(problem["id"]) in path
 
 
-@pytest.mark.parametrize("id", ["abc", "-1", "1.0", "0x1", "%D9%A1", "9" * 30, "01936f0c7a3e7c4b9d2e5b1f0a6c8e7d", "%20"])
+@pytest.mark.parametrize("id", ["abc", "--1", "1.0", "0x1", "%D9%A1", "9" * 41, "01936f0c7a3e7c4b9d2e5b1f0a6c8e7d", "%20"])
 async def test_what_cannot_be_an_id_is_refused(api: Api, id: str) -> None:
     for method in ("GET", "DELETE"):
         await problem_of(await api.request(method, f"/api/v1/tasks/{id}"), 400, "invalid_request")

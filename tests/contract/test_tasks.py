@@ -161,7 +161,8 @@ async def test_a_writer_who_has_seen_another_version_is_stale(tasks: TaskService
 @pytest.mark.parametrize("id", [2, 0, -1, 10**17, 2**63 - 1, 2**63, 2**70, -(2**70), UUID(int=7)], ids=str)
 async def test_a_task_that_never_was_is_not_found(tasks: TaskService, id: Ref) -> None:
     await tasks.add(NewTask(title="t"))
-    missing = (TaskNotFound, f"there is no task {id}", {"id": id if isinstance(id, int) else str(id)})
+    is_number = isinstance(id, int) and -(2**63) <= id < 2**63  # what every JSON reader has as a whole number
+    missing = (TaskNotFound, f"there is no task {id}", {"id": id if is_number else str(id)})
     assert await failure_of(tasks.get(id)) == missing
     assert await failure_of(tasks.edit(id, TaskPatch(title="u"))) == missing
     assert await failure_of(tasks.edit(id, TaskPatch(title="u"), if_version=1)) == missing
