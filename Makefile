@@ -20,7 +20,7 @@ test-faults: $(VENV)/dev.stamp ## Run the slow tests that kill and stop real pro
 	$(BIN)/python -m pytest -m faults
 
 fuzz: $(VENV)/dev.stamp ## Run the property tests with many more examples
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m fuzz
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis --timeout 3600
 
 check: $(VENV)/dev.stamp ## Lint, check formats and types, and who imports whom
 	$(BIN)/ruff check .
