@@ -11,7 +11,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: $(VENV)/run.stamp ## Serve the API on 127.0.0.1:8080, on the SQLite file of `taskctl task`
-	$(BIN)/taskctl serve
+	$(BIN)/taskctl serve || test $$? -eq 130 # ctrl-C is how it is meant to end
 
 test: $(VENV)/dev.stamp ## Run the test suite
 	$(BIN)/python -m pytest

@@ -178,6 +178,7 @@ def parse_words(text: str) -> Condition | None:
     parser = _Parser(text, date.min)
     terms: list[Condition] = []
     while parser.skip_space():
+        parser.count()
         terms.append(parser.text_term(until=r'[^\s"]+'))
     return _join(And, terms)
 
@@ -217,6 +218,12 @@ class _Parser:
         seen = f"{found!r} was found" if found else "the filter ends"
         detail = f"at position {position}: {expected} was expected, but {seen}"
         raise InvalidFilter(detail, position=position, expected=expected)
+
+    def count(self) -> None:
+        """Count a term or a value; databases put an end to how long a condition can be."""
+        self.terms += 1
+        if self.terms > TERMS_MAX:
+            self.fail(f"a filter of at most {TERMS_MAX} terms and values")
 
     def skip_space(self) -> bool:
         """Go on to the next character that is not white space, and say whether there is one."""
@@ -268,9 +275,7 @@ class _Parser:
         return self.primary(depth)
 
     def primary(self, depth: int) -> Condition:
-        self.terms += 1
-        if self.terms > TERMS_MAX:
-            self.fail(f"a filter of at most {TERMS_MAX} terms")
+        self.count()
         if self.take(r"\("):
             inner = self.either(depth + 1)
             if not self.take(r"\)"):
@@ -284,6 +289,9 @@ class _Parser:
         for word in ("and", "or"):
             if self.keyword(word):
                 self.fail("a term", start)
+        slip = re.compile(r"([a-z_]+)==?").match(self.text, self.at)
+        if slip and slip[1] in _FIELDS:
+            self.fail(f'"{slip[1]}:"', start)
         name = self.take(r'[^\s()":<>]*(?=[:<>])')
         if name is None:
             return self.text_term(until=r'[^\s()"]+')
@@ -328,6 +336,7 @@ class _Parser:
                 self.fail("a value")
             if not self.take(","):
                 return
+            self.count()
 
     def field_term(self, name: str, op: str, start: int) -> Condition:
         if op == ":":
@@ -389,6 +398,8 @@ class _Parser:
 def render(condition: Condition) -> str:
     """Return a filter that says the condition; `parse_filter` turns it into an equal one."""
     match condition:
+        case And((Compare(name, ">=", value), Compare(other, "<=", last))) if (name, value) == (other, last):
+            return f"{name}:{_value(value)}"
         case And(terms):
             return " ".join(_group(term) if isinstance(term, And | Or) else render(term) for term in terms)
         case Or(terms):

@@ -1,6 +1,6 @@
 """`RemoteTasks`: the tasks of a server, over its API. The same questions, answers and failures as at home."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -11,6 +11,7 @@ import msgspec
 from taskctl.errors import ConfigError, OutcomeUnknown, TaskctlError, Unavailable
 from taskctl.filters import render
 from taskctl.tasks import (
+    And,
     Change,
     Changes,
     Changeset,
@@ -19,6 +20,7 @@ from taskctl.tasks import (
     GetTask,
     History,
     Labels,
+    Match,
     Page,
     Projects,
     Query,
@@ -65,9 +67,12 @@ class RemoteTasks(TaskService):
         await self._ask("GET", "/stats", Stats)
 
     async def write(self, changes: Changeset) -> Written:
-        query = {"dry_run": "true"} if changes.dry_run else {}
+        query = [("dry_run", "true")] if changes.dry_run else []
         body = await self._request("POST", "/batch", query=query, body=encode_changeset(changes), writes=not changes.dry_run)
-        return self._decoded(decode_written, body)
+        try:
+            return self._decoded(decode_written, body)
+        except Unavailable as e:
+            raise (Unavailable if changes.dry_run else OutcomeUnknown)(e.detail) from None
 
     async def read(self, query: Query[T]) -> T:
         value: Any
@@ -78,12 +83,11 @@ class RemoteTasks(TaskService):
             case TaskQuery():
                 value = await self._tasks(asked)
             case History():
-                about = {"cursor": asked.cursor} if asked.cursor is not None else {}
-                value = await self._pages(f"/tasks/{asked.id}/history", about, asked.limit, Page[Change], {})
+                path = f"/tasks/{asked.id}/history"
+                value = await self._pages(path, [], asked.limit, asked.cursor, Page[Change], {})
             case ChangesSince():
-                about = {"since": str(asked.since), "limit": str(asked.limit)}
-                if asked.epoch is not None:
-                    about["epoch"] = asked.epoch
+                about = [("since", str(asked.since)), ("limit", str(asked.limit))]
+                about += [("epoch", asked.epoch)] if asked.epoch is not None else []
                 value = await self._ask("GET", "/changes", Changes, query=about)
             case Projects():
                 value = await self._ask("GET", "/projects", Tallies)
@@ -96,31 +100,36 @@ class RemoteTasks(TaskService):
         return cast(T, value)
 
     async def _tasks(self, query: TaskQuery) -> Page[Task]:
-        about = {"sort": ",".join(query.sort) or "id"}
-        if query.where is not None:
-            about["filter"] = render(query.where)
-        if query.cursor is not None:
-            about["cursor"] = query.cursor
-        return await self._pages("/tasks", about, query.limit, Page[Task], {"Prefer": f"timezone={query.zone}"})
+        about = [("sort", ",".join(query.sort) or "id")]
+        where = query.where
+        if isinstance(where, And) and isinstance(first := where.terms[0], Match) and first.field == "status":
+            # What the command line puts in front of a filter must not count as a part of what somebody wrote.
+            about += [("status", str(value)) for value in first.values]
+            where = And(where.terms[1:]) if len(where.terms) > 2 else where.terms[-1] if len(where.terms) > 1 else None
+        if where is not None:
+            about.append(("filter", render(where)))
+        headers = {"Prefer": f"timezone={query.zone}"}
+        return await self._pages("/tasks", about, query.limit, query.cursor, Page[Task], headers)
 
     async def _pages(
         self,
         path: str,
-        about: Mapping[str, str],
+        about: list[tuple[str, str]],
         limit: int | None,
+        cursor: str | None,
         kind: type[Page[Item]],
         headers: Mapping[str, str],
     ) -> Page[Item]:
         """Return a page of any length, put together from those of the server."""
         items: list[Item] = []
-        about = dict(about)
         while True:
             left = PAGE_MAX if limit is None else min(PAGE_MAX, limit - len(items))
-            page = await self._ask("GET", path, kind, query={**about, "limit": str(left)}, headers=headers)
+            place = [("cursor", cursor)] if cursor is not None else []
+            page = await self._ask("GET", path, kind, query=[*about, ("limit", str(left)), *place], headers=headers)
             items += page.items
-            if page.next_cursor is None or len(items) == limit:
-                return Page(tuple(items), page.next_cursor)
-            about["cursor"] = page.next_cursor
+            cursor = page.next_cursor
+            if cursor is None or len(items) == limit:
+                return Page(tuple(items), cursor)
 
     async def _ask(
         self,
@@ -128,7 +137,7 @@ class RemoteTasks(TaskService):
         path: str,
         kind: type[Answer],
         *,
-        query: Mapping[str, str] | None = None,
+        query: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         body = await self._request(method, path, query=query, headers=headers)
@@ -139,7 +148,7 @@ class RemoteTasks(TaskService):
         method: str,
         path: str,
         *,
-        query: Mapping[str, str] | None = None,
+        query: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         writes: bool = False,
@@ -151,18 +160,25 @@ class RemoteTasks(TaskService):
         sent = {"Content-Type": "application/json"} if body is not None else {}
         try:
             async with self._session.request(
-                method, self._url + path, params=query, data=body, headers={**sent, **(headers or {})}, allow_redirects=False
+                method,
+                self._url + path,
+                params=list(query),
+                data=body,
+                headers={**sent, **(headers or {})},
+                allow_redirects=False,
             ) as answer:
                 received = await answer.read()
         except (TimeoutError, aiohttp.ClientError) as e:
-            why = "has not answered in time" if isinstance(e, TimeoutError) else f"cannot be reached: {' '.join(str(e).split())}"
+            why = "has not answered in time" if isinstance(e, TimeoutError) else f"cannot be reached: {_reason(e)}"
             never_sent = isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL)
             failure = OutcomeUnknown if writes and not never_sent else Unavailable
             raise failure(f"the server {self._url} {why}") from None
         if answer.content_type == PROBLEM:
             raise self._decoded(lambda raw: error(msgspec.json.decode(raw)), received)
         if answer.status != 200:
-            raise self._stranger(f"it answered {answer.status}")
+            stranger = self._stranger(f"it answered {answer.status}")
+            # A gateway that gives up does not say whether the server behind it did.
+            raise OutcomeUnknown(stranger.detail) if writes and answer.status >= 500 else stranger
         return received
 
     def _decoded(self, decoder: Callable[[bytes], Answer], body: bytes) -> Answer:
@@ -175,6 +191,13 @@ class RemoteTasks(TaskService):
         return Unavailable(f"what is at {self._url} is not a taskctl server: {why}")
 
 
+def _reason(e: aiohttp.ClientError | TimeoutError) -> str:
+    """Return why there was no answer, in one line."""
+    if isinstance(e, aiohttp.ClientConnectorError) and e.os_error.strerror:
+        return e.os_error.strerror
+    return " ".join(str(e).split())
+
+
 def _base(url: str) -> str:
     """Return where the API of a server is. Raises ConfigError for what is not the address of one."""
     try:
@@ -185,4 +208,4 @@ def _base(url: str) -> str:
     if not fits or parts.query or parts.fragment or parts.username:
         shown = url.rpartition("@")[2]
         raise ConfigError(f"{shown!r} is not the address of a server; http://HOST:PORT was expected")
-    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") + "/api/v1", "", ""))
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/").removesuffix("/api/v1") + "/api/v1", "", ""))

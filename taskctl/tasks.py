@@ -355,6 +355,8 @@ class TaskQuery(Query[Page[Task]], frozen=True, kw_only=True):
     zone: str = "UTC"
 
     def __post_init__(self) -> None:
+        if self.where is not None and not isinstance(self.where, Condition):
+            raise InvalidRequest(f"where must be a condition, as parse_filter makes one, not {self.where!r}")
         for word in self.sort:
             if word not in _SORT_WORDS:
                 raise InvalidRequest(f"cannot sort by {word!r}; there are {', '.join(SORTS)}, with a - before for descending")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NOT_THEIRS = "a server decides itself which workspace it shows; leave the workspace out"
+
 
 @asynccontextmanager
 async def open_tasks(
@@ -44,6 +46,8 @@ async def open_tasks(
     settings = settings or Settings()
     url = url or settings.database_url
     if url.startswith(("http://", "https://")):
+        if workspace != "default":
+            raise ConfigError(_NOT_THEIRS)
         async with _open_remote(url, settings) as remote:
             yield remote
         return
@@ -108,6 +112,8 @@ def run_command(
             return await command(tasks)
 
     if url := loaded.remote:
+        if settings.workspace != "default":
+            raise ConfigError(_NOT_THEIRS)
         import asyncio
 
         return asyncio.run(remote(url))
@@ -126,7 +132,10 @@ def database_path(url: str) -> Path:
         raise ConfigError(f"{_shown(url)} is not the address of a database; sqlite:///PATH was expected")
     if parts.netloc or not parts.path.strip("/") or parts.query or parts.fragment:
         raise ConfigError(f"{_shown(url)} names no file; sqlite:///PATH was expected (four slashes for an absolute PATH)")
-    return Path(unquote(parts.path.removeprefix("/")))
+    path = unquote(parts.path.removeprefix("/"))
+    if path == ":memory:" or "\0" in path:  # each connection would have a memory of its own
+        raise ConfigError(f"{_shown(url)} names no file; sqlite:///PATH was expected")
+    return Path(path)
 
 
 def shown_database(settings: Settings) -> str:

@@ -159,7 +159,8 @@ def test_an_edit_changes_what_is_named_and_an_empty_value_clears(shell: Shell) -
     assert shell("task", "edit", "1", "-t", "b", "-o", "json").json == cleared
     shell.fails(2, "task", "edit", "1")
     assert "title" in shell.fails(6, "task", "edit", "1", "--title", "")
-    shell.fails(6, "task", "edit", "1", "--priority", "")
+    emptied = shell("task", "edit", "1", "--priority", "", "-l", "", "-l", "new", "-o", "json").json
+    assert (emptied["priority"], emptied["labels"]) == ("none", ["new"])
 
 
 def test_a_write_may_ask_for_the_version_that_was_seen(shell: Shell) -> None:

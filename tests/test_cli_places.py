@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from taskctl.storage.sqlite import APPLICATION_ID
 from tests.support import Ran, Shell, serving
 
 
@@ -15,6 +16,9 @@ def shell(tmp_path: Path) -> Shell:
     home = tmp_path / "home"
     home.mkdir()
     return Shell(home)
+
+
+REVISION = "CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES"
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -93,14 +97,19 @@ def test_a_place_that_cannot_hold_tasks_is_one_line_and_nothing_changes(shell: S
     (shell.home / "text.db").write_text("this is not a database\n" * 100)
     with closing(sqlite3.connect(shell.home / "other.db")) as raw:
         raw.execute("CREATE TABLE songs (name)")
+    with closing(sqlite3.connect(shell.home / "alembic.db")) as raw:  # alembic is not ours alone
+        raw.executescript("CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('0001')")
     with closing(sqlite3.connect(shell.home / "newer.db")) as raw:
-        raw.executescript("CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('9999')")
+        raw.executescript(
+            f"PRAGMA application_id = {APPLICATION_ID}; CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('9999')"
+        )
     before = tree(shell.home)
     for name, said in (
         ("folder", "folder"),
         ("missing/x.db", "missing"),
         ("text.db", "not a SQLite"),
         ("other.db", "another program"),
+        ("alembic.db", "another program"),
     ):
         line = shell.fails(7, *command, "--database-url", f"sqlite:///{shell.home}/{name}")
         assert said in line
@@ -116,7 +125,9 @@ def test_a_place_that_cannot_hold_tasks_is_one_line_and_nothing_changes(shell: S
 def test_an_old_file_is_named_with_the_command_that_mends_it(shell: Shell) -> None:
     url = f"sqlite:///{shell.home}/tasks.db"
     with closing(sqlite3.connect(shell.home / "tasks.db")) as raw:
-        raw.executescript("CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('0001')")
+        raw.executescript(
+            f"PRAGMA application_id = {APPLICATION_ID}; CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('0001')"
+        )
     assert "taskctl db upgrade" in shell.fails(7, "task", "list", "--database-url", url)
     assert shell("db", "current", "--database-url", url, "-o", "json").json["current"] == "0001"
 
@@ -204,3 +215,13 @@ def test_with_a_server_the_same_commands_print_the_same(shell: Shell) -> None:
             tables.append(raw.execute("SELECT seq, entity_id, op, version FROM log ORDER BY seq").fetchall())
     assert tables[0] == tables[1]
     assert len(tables[0]) > 5
+
+
+@pytest.mark.parametrize("url", ["sqlite:///:memory:", "sqlite:////tmp/a%00b", "sqlite://"])
+def test_what_names_no_file_is_refused(shell: Shell, url: str) -> None:
+    assert "names no file" in shell.fails(2, "task", "add", "lost", "--database-url", url)
+    assert not tree(shell.home)
+
+
+def test_a_workspace_is_not_asked_of_a_server(shell: Shell) -> None:
+    assert "workspace" in shell.fails(2, "--server", "http://127.0.0.1:1", "--workspace", "other", "task", "list")

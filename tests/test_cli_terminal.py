@@ -81,3 +81,13 @@ def test_seeding_shows_its_progress_on_a_terminal_alone(shell: Shell) -> None:
     assert "added 1500 tasks" in drawn
     assert on_terminal(shell, *seed, "--quiet") == ""
     assert shell(*seed) == (0, "added 1500 tasks\n", "")
+
+
+def test_long_labels_and_projects_give_way_to_ids_and_titles(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, TASKCTL_DATABASE_URL=f"sqlite:///{tmp_path}/tasks.db", TERM="xterm-256color")
+    labels = [part for name in ("frontend", "review", "waiting", "customer") for part in ("-l", name)]
+    shell("task", "add", "Pay", "-p", "website.redesign.frontend", *labels, "--due", "2999-12-01")
+    heading, row = STYLE.sub("", on_terminal(shell, "task", "list")).splitlines()[:2]
+    assert heading.split() == ["ID", "STATUS", "PRIORITY", "DUE", "PROJECT", "LABELS", "TITLE"]
+    assert (row.split()[0], row.split()[-1]) == ("1", "Pay")
+    assert "2999-12-01" in row

@@ -623,3 +623,20 @@ def test_any_word_names_a_day_or_is_refused(text: str, today: date) -> None:
         assert isinstance(when(text, today), date)
     except ValueError as e:
         assert str(e)
+
+
+@pytest.mark.parametrize("text", ["project:" + ",".join("a" * 101), " ".join("a" * 101), "id:" + ",".join("1" * 101)])
+def test_terms_and_values_are_bounded(text: str) -> None:
+    with pytest.raises(InvalidFilter, match="at most 100"):
+        parse_filter(text)
+
+
+def test_words_alone_are_bounded_too() -> None:
+    with pytest.raises(InvalidFilter, match="at most 100"):
+        parse_words(" ".join("a" * 101))
+
+
+def test_an_equals_sign_is_told_to_be_a_colon() -> None:
+    with pytest.raises(InvalidFilter) as caught:
+        parse_filter("status=todo")
+    assert (caught.value.extra["position"], caught.value.extra["expected"]) == (0, '"status:"')

@@ -104,6 +104,9 @@ def _cell(value: object) -> str:
 _TASK = ("id", "status", "priority", "due", "project", "labels", "title")
 _CHANGE = ("seq", "at", "who", "op", "task", "change")
 _TALLY = ("name", "todo", "in_progress", "done", "cancelled")
+_SHRINK = ("project", "labels")
+_LAST_LEAST = 20
+"""On a narrow terminal these columns give way first, so that the last one, a title, keeps this many characters."""
 _RIGHT = ("id", "seq", "task", *_TALLY[1:])
 
 
@@ -157,19 +160,29 @@ def _draw(names: Sequence[str], headings: list[str], rows: list[list[str]], item
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(no_color=not settings.color, highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, heading in zip(names, headings, strict=True):
-        last = name == names[-1] and name not in _RIGHT
+    widest = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    kept = {name: width for name, width in zip(names, widest, strict=True) if name not in (*_SHRINK, names[-1])}
+    spare = console.width - sum(kept.values()) - 2 * len(names) - min(widest[-1], _LAST_LEAST)
+    for name, heading, width in zip(names, headings, widest, strict=True):
+        if name in _SHRINK:
+            # What the columns after it may need at least is left to them.
+            others = len(_SHRINK) - _SHRINK.index(name)
+            width = min(width, max(spare // others, len(heading)))  # noqa: PLW2901  # it is the width from here on
+            spare -= width
+        last = name == names[-1]
         table.add_column(
             heading,
             justify="right" if name in _RIGHT else "left",
             no_wrap=not last,
             overflow="fold" if last else "ellipsis",
-            ratio=1 if last else None,
+            min_width=min(width, _LAST_LEAST) if last else width,
+            max_width=None if last else width,
         )
     for item, row in zip(items, rows, strict=True):
         table.add_row(*map(Text, row), style=_style(item))
-    Console(no_color=not settings.color, highlight=False).print(table)
+    console.print(table)
 
 
 def _style(item: object) -> str:

@@ -1,6 +1,7 @@
 """`taskctl serve`: the API."""
 
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -33,7 +34,8 @@ def serve(
     def observe(event: Event) -> None:
         if isinstance(event, RequestDone) and not call.quiet:
             line = f"{event.method} {event.path} {event.status} {event.seconds * 1000:.1f} ms {event.request_id}"
-            print(line, file=sys.stderr, flush=True)
+            with suppress(OSError, ValueError):  # that nobody reads the log any more is no reason to fail a request
+                print(line, file=sys.stderr, flush=True)
 
     if call.settings.host not in ("127.0.0.1", "::1", "localhost"):
         call.say(f"warning: whoever can reach {call.settings.host} can read and change all tasks; there is no login yet")

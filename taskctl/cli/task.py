@@ -115,7 +115,7 @@ def edit(
     file: File = None,
     edit: Editor = False,
     project: Project = None,
-    label: Annotated[list[str] | None, typer.Option("--label", "-l", help="+x adds, -y takes away.")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", "-l", help="+x adds, -y takes away, '' all.")] = None,
     due: Due = None,
     priority: Priority = None,
     if_version: IfVersion = None,
@@ -128,9 +128,12 @@ def edit(
     plus, minus = _label_changes(label or [])
 
     def before() -> str:
-        return call.tasks(lambda tasks: tasks.get(refs[0])).description or ""
+        nonlocal if_version
+        task = call.tasks(lambda tasks: tasks.get(refs[0]))
+        if_version = if_version or task.version  # what others write while the editor is open is not written over
+        return task.description or ""
 
-    changes: dict[str, Any] = {"title": title, "priority": priority}
+    changes: dict[str, Any] = {"title": title, "priority": "none" if priority == "" else priority}
     text = _description(description, file, edit, before)
     for name, value in (("description", text), ("project", project), ("due", due)):
         if value is not None:
@@ -145,7 +148,7 @@ def edit(
             return Edit(ref, patch, if_version)
         # Adding to a set needs the set; the version holds it still until it is written.
         task = await tasks.get(ref)
-        labels = tuple((set(task.labels) | plus) - minus)
+        labels = tuple(((set() if "" in label else set(task.labels)) | plus) - minus)
         return Edit(ref, TaskPatch(**changes, labels=labels), task.version if if_version is None else if_version)
 
     _write(call, refs, operation, "would change" if dry_run else "changed", dry_run)
@@ -277,7 +280,7 @@ def _refs(ids: list[str]) -> Iterator[Ref]:
 
 def _label_changes(words: list[str]) -> tuple[set[str], set[str]]:
     """Return the labels to add and to take away. One without a sign is to be added."""
-    plus = [word.removeprefix("+") for word in words if not word.startswith("-")]
+    plus = [word.removeprefix("+") for word in words if word and not word.startswith("-")]
     minus = [word.removeprefix("-") for word in words if word.startswith("-")]
     try:
         return set(fields.labels(plus)), set(fields.labels(minus))

@@ -38,7 +38,7 @@ async def json_body(request: web.Request, *more_types: str) -> Any:
     """Return the value of a JSON body. Raises UnsupportedMediaType, PayloadTooLarge, InvalidRequest."""
     if request.content_type not in ("application/json", *more_types):
         said = request.headers.get("Content-Type", "nothing")
-        raise UnsupportedMediaType(f"a body of the type application/json was expected, and its Content-Type says {said}")
+        raise UnsupportedMediaType(f"a body of the type application/json was expected, and its Content-Type says {said!r}")
     if "Content-Encoding" in request.headers:
         raise UnsupportedMediaType("a body without a Content-Encoding was expected")
     # An outer application has a limit of its own; ours holds wherever we are mounted.

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from taskctl import fields
 from taskctl.errors import InvalidRequest
-from taskctl.filters import parse_filter, parse_words, when, zone_of
+from taskctl.filters import TERMS_MAX, parse_filter, parse_words, when, zone_of
 from taskctl.server.requests import Parameters, json_body, now, tasks_of, versions, zone_name
 from taskctl.tasks import PAGE_DEFAULT, And, Compare, Condition, Match, Not, Overdue, Ref, Task, TaskQuery
 from taskctl.wire import changeset, edit, encode, encode_written, etag, new_task, parse_ref
@@ -54,6 +54,8 @@ def _condition(given: Parameters, zone: str) -> Condition | None:
     terms: list[Condition] = []
     for name, allowed in (("status", fields.STATUSES), ("priority", fields.PRIORITIES), ("label", None), ("project", None)):
         values = given.many(name)
+        if len(values) > TERMS_MAX:
+            raise InvalidRequest(f"{name} was given more than {TERMS_MAX} times", parameter=name)
         for value in values:
             if allowed is not None and value not in allowed:
                 raise InvalidRequest(f"{name} must be one of {', '.join(allowed)}", parameter=name)

@@ -1,6 +1,7 @@
 """A look at a database: is it of this version, whole, and is its log what it promises to be."""
 
 import sqlite3
+import time
 from contextlib import closing
 
 from taskctl.errors import TaskctlError, Unavailable
@@ -14,12 +15,8 @@ def revision_of(file: File) -> str | None:
         file.look()
         if not file.path.exists():
             return None
-        with closing(_open(file)) as raw:
+        with closing(file.raw(mode="rw")) as raw:
             return file.revision(raw)
-
-
-def _open(file: File) -> sqlite3.Connection:
-    return sqlite3.connect(f"{file.path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=file.timeout)
 
 
 _LOG_CHECKS = {
@@ -38,7 +35,7 @@ def check_sqlite(file: File) -> dict[str, str]:
     """Return what was found under each heading; "ok" where nothing is wrong. Raises Unavailable if it cannot be read."""
     if not file.path.exists():
         raise Unavailable(f"there is no database {file.path} yet")
-    with file.errors(), closing(_open(file)) as raw:
+    with file.errors(), closing(file.raw(mode="rw")) as raw:
         revision = file.revision(raw)
         found: dict[str, str] = {"schema": "ok"}
         if revision != HEAD:
@@ -50,6 +47,7 @@ def check_sqlite(file: File) -> dict[str, str]:
         found["log"] = f"numbers are missing in {', '.join(gaps)}" if gaps else "ok"
         [(astray,)] = raw.execute(_LOG_CHECKS["tasks"])
         found["tasks"] = f"{astray} are not as the log says" if astray else "ok"
+        file.begin(raw, time.monotonic() + file.timeout)  # FTS5's check is said as a write
         try:
             raw.execute("INSERT INTO tasks_search (tasks_search) VALUES ('integrity-check')")
             found["search"] = "ok"

@@ -65,17 +65,19 @@ class Committer:
     async def _run(self, workspace: str) -> None:
         """Write batches until nothing waits in the workspace's lane."""
         lane = self._lanes[workspace]
-        while lane:
-            batch, size = [], 0
-            while lane and size + len(lane[0].pending.changes.operations) <= OPERATIONS_MAX:
-                batch.append(lane.popleft())
-                size += len(batch[-1].pending.changes.operations)
-            started = time.perf_counter()
-            await self._write(workspace, batch)
-            self._waiting -= size
-            seconds = time.perf_counter() - started
-            self._observer(BatchCommitted(workspace, len(batch), size, len(lane), seconds))
-        del self._lanes[workspace]
+        try:
+            while lane:
+                batch, size = [], 0
+                while lane and size + len(lane[0].pending.changes.operations) <= OPERATIONS_MAX:
+                    batch.append(lane.popleft())
+                    size += len(batch[-1].pending.changes.operations)
+                started = time.perf_counter()
+                await self._write(workspace, batch)
+                self._waiting -= size
+                seconds = time.perf_counter() - started
+                self._observer(BatchCommitted(workspace, len(batch), size, len(lane), seconds))
+        finally:
+            del self._lanes[workspace]
 
     async def _write(self, workspace: str, batch: Sequence[_Waiting]) -> None:
         try:

@@ -151,7 +151,7 @@ class _Reader:
         conditions, params = ["workspace_id = ?"], []
         now, place = micros(self.now), None
         if query.cursor is not None:
-            # A later page is judged at the moment of the first one.
+            # A later page is judged at the moment of the first one: what is overdue stays so.
             now, place = decode_cursor(same, query.cursor, tuple[int, list[int | str]])
             if [type(v) for v in place] != [str if k.sql == "title" else int for k in keys]:
                 raise InvalidRequest("the cursor does not belong to this query; start again without it")

@@ -68,7 +68,7 @@ class File:
         """
         with self.errors():
             self.look()
-            raw = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=self.timeout)
+            raw = self.raw()
             try:
                 self._prepare(raw)
             except BaseException:
@@ -86,8 +86,6 @@ class File:
     def _prepare(self, raw: sqlite3.Connection) -> None:
         raw.create_function("micros", 0, lambda: time.time_ns() // 1000)
         raw.execute(f"PRAGMA synchronous = {self.synchronous}")
-        raw.execute("PRAGMA wal_autocheckpoint = 0")
-        raw.execute("PRAGMA journal_size_limit = 0")  # a -wal that starts anew is cut, so that its length says what is in it
         if (revision := self.revision(raw)) is None:
             with self.gate(time.monotonic() + self.timeout):
                 if (revision := self.revision(raw)) is None:
@@ -107,7 +105,18 @@ class File:
             if raw.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall():
                 raise Unavailable(f"{self.path} is the database of another program; nothing was changed in it") from None
             return None
-        return cast(str, rows[0][0]) if rows else None
+        [(application_id,)] = raw.execute("PRAGMA application_id")
+        if application_id != APPLICATION_ID or not rows:
+            raise Unavailable(f"{self.path} is the database of another program; nothing was changed in it")
+        return cast(str, rows[0][0])
+
+    def raw(self, *, mode: str = "rwc") -> sqlite3.Connection:
+        """Open the file as every connection of taskctl is to be: nothing begun, nothing checkpointed, by itself."""
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        raw = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=self.timeout)
+        raw.execute("PRAGMA wal_autocheckpoint = 0")
+        raw.execute("PRAGMA journal_size_limit = 0")  # a -wal that starts anew is cut, so that its length says what is in it
+        return raw
 
     @contextmanager
     def gate(self, deadline: float) -> Iterator[None]:

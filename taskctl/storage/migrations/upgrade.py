@@ -1,6 +1,5 @@
 """What the `db` commands do with alembic. The only module that imports it, and SQLAlchemy; both are slow to import."""
 
-import sqlite3
 import time
 from contextlib import closing
 
@@ -30,7 +29,7 @@ def upgrade_sqlite(file: File, revision: str = HEAD) -> tuple[str | None, str]:
     revision_of(file)
     with file.errors(), file.gate(time.monotonic() + file.timeout):
         before = _prepare(file)
-        engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(file.path, isolation_level=None), poolclass=NullPool)
+        engine = create_engine("sqlite://", creator=file.raw, poolclass=NullPool)
         # sqlite3 begins no transaction for DDL by itself; this says BEGIN where SQLAlchemy thinks that one begins.
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         with engine.connect() as connection:
@@ -40,7 +39,7 @@ def upgrade_sqlite(file: File, revision: str = HEAD) -> tuple[str | None, str]:
 
 def _prepare(file: File) -> str | None:
     """Return the revision of the file, None if it is empty, with its header as taskctl wants it."""
-    with closing(sqlite3.connect(file.path, isolation_level=None, timeout=file.timeout)) as raw:
+    with closing(file.raw()) as raw:
         revision = file.revision(raw)
         if revision is not None and revision not in REVISIONS:
             raise outdated(revision)
