@@ -100,9 +100,7 @@ def test_a_place_that_cannot_hold_tasks_is_one_line_and_nothing_changes(shell: S
     with closing(sqlite3.connect(shell.home / "alembic.db")) as raw:  # alembic is not ours alone
         raw.executescript("CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('0001')")
     with closing(sqlite3.connect(shell.home / "newer.db")) as raw:
-        raw.executescript(
-            f"PRAGMA application_id = {APPLICATION_ID}; CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('9999')"
-        )
+        raw.executescript(f"PRAGMA application_id = {APPLICATION_ID}; {REVISION} ('9999')")
     before = tree(shell.home)
     for name, said in (
         ("folder", "folder"),
@@ -125,9 +123,7 @@ def test_a_place_that_cannot_hold_tasks_is_one_line_and_nothing_changes(shell: S
 def test_an_old_file_is_named_with_the_command_that_mends_it(shell: Shell) -> None:
     url = f"sqlite:///{shell.home}/tasks.db"
     with closing(sqlite3.connect(shell.home / "tasks.db")) as raw:
-        raw.executescript(
-            f"PRAGMA application_id = {APPLICATION_ID}; CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('0001')"
-        )
+        raw.executescript(f"PRAGMA application_id = {APPLICATION_ID}; {REVISION} ('0001')")
     assert "taskctl db upgrade" in shell.fails(7, "task", "list", "--database-url", url)
     assert shell("db", "current", "--database-url", url, "-o", "json").json["current"] == "0001"
 
