@@ -229,7 +229,7 @@ def _write(
     removed: list[Ref] = []
     results = call.tasks(write)
     if removed:
-        _report_removed(call, past, removed, one=len(refs) == 1)
+        _report_removed(call, past, removed, one=len(refs) == 1, dry_run=dry_run)
     else:
         _report(call, past, [task for task in results if task is not None], one=len(refs) == 1)
 
@@ -254,7 +254,7 @@ def _report(call: Call, past: str, tasks: list[Task], *, one: bool) -> None:
         show_lines(f"{past} {task.id}  {task.title}" for task in tasks)
 
 
-def _report_removed(call: Call, past: str, refs: list[Ref], *, one: bool) -> None:
+def _report_removed(call: Call, past: str, refs: list[Ref], *, one: bool, dry_run: bool) -> None:
     match call.settings.output:
         case "table":
             if not call.quiet:
@@ -262,9 +262,9 @@ def _report_removed(call: Call, past: str, refs: list[Ref], *, one: bool) -> Non
         case "ids":
             show_lines(map(str, refs))
         case "json" if not one:
-            show_lines([wire.encode([{"id": ref, "removed": True} for ref in refs]).decode()])
+            show_lines([wire.encode([{"id": ref, "removed": not dry_run} for ref in refs]).decode()])
         case _:
-            show_lines(wire.encode({"id": ref, "removed": True}).decode() for ref in refs)
+            show_lines(wire.encode({"id": ref, "removed": not dry_run}).decode() for ref in refs)
 
 
 def _refs(ids: list[str]) -> Iterator[Ref]:
