@@ -64,7 +64,7 @@ class RemoteTasks(TaskService):
         return self
 
     async def ready(self) -> None:
-        await self._ask("GET", "/stats", Stats)
+        await self._ask("GET", "/tasks", Page[Task], query=[("limit", "1")])
 
     async def write(self, changes: Changeset) -> Written:
         query = [("dry_run", "true")] if changes.dry_run else []

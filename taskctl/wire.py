@@ -133,9 +133,9 @@ def _build(kind: type[Checked], raw: object, allowed: tuple[str, ...], required:
     raise InvalidTask("; ".join(e.detail for e in errors), errors=errors)
 
 
-def _printable(name: str) -> str:
-    """Return a name from outside as it can be shown and encoded, whatever is in it."""
-    return name.encode("utf-8", "backslashreplace").decode()
+def _printable(text: str) -> str:
+    """Return a text from outside as it can be shown and encoded, whatever is in it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def changeset(raw: object, *, dry_run: bool = False) -> Changeset:
@@ -265,7 +265,7 @@ def problem(failure: TaskctlError, **more: Any) -> dict[str, Any]:
         "type": _TYPE + failure.code,
         "title": failure.title,
         "status": failure.status,
-        "detail": failure.detail,
+        "detail": _printable(failure.detail),
         "code": failure.code,
         "retryable": failure.retryable,
         **more,

@@ -221,3 +221,17 @@ def test_what_names_no_file_is_refused(shell: Shell, url: str) -> None:
 
 def test_a_workspace_is_not_asked_of_a_server(shell: Shell) -> None:
     assert "workspace" in shell.fails(2, "--server", "http://127.0.0.1:1", "--workspace", "other", "task", "list")
+
+
+def test_an_upgrade_that_was_ended_before_its_first_revision_goes_on(shell: Shell) -> None:
+    place = ("--database-url", f"sqlite:///{shell.home}/tasks.db")
+    with closing(sqlite3.connect(shell.home / "tasks.db")) as raw:
+        raw.executescript(f"PRAGMA application_id = {APPLICATION_ID}; {REVISION.partition(';')[0]};")
+    assert "taskctl db upgrade" in shell.fails(7, "task", "list", *place)
+    assert shell("db", "upgrade", *place).code == 0
+    assert shell("task", "add", "x", *place).code == 0
+
+
+def test_a_problem_can_be_told_whatever_is_in_a_name(shell: Shell) -> None:
+    ran = shell("task", "add", "x", "-F", b"\xff", "-o", "json")
+    assert (ran.code, ran.problems[0]["code"]) == (2, "usage")

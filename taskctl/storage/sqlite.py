@@ -96,19 +96,16 @@ class File:
             raise migrations.outdated(revision)
 
     def revision(self, raw: sqlite3.Connection) -> str | None:
-        """Return the revision of the tables in the file, None if it is empty."""
-        try:
-            rows = raw.execute("SELECT version_num FROM alembic_version").fetchall()
-        except sqlite3.OperationalError as e:
-            if "no such table" not in str(e):
-                raise
-            if raw.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall():
-                raise Unavailable(f"{self.path} is the database of another program; nothing was changed in it") from None
+        """Return the revision of the tables in the file: None if it is empty, "" if an upgrade ended before the first one."""
+        # One look at what there is: another process may be making the tables at this moment, all of them at once.
+        tables = {name for (name,) in raw.execute("SELECT name FROM sqlite_master")}
+        if not tables:
             return None
         [(application_id,)] = raw.execute("PRAGMA application_id")
-        if application_id != APPLICATION_ID or not rows:
+        if application_id != APPLICATION_ID or "alembic_version" not in tables:
             raise Unavailable(f"{self.path} is the database of another program; nothing was changed in it")
-        return cast(str, rows[0][0])
+        rows = raw.execute("SELECT version_num FROM alembic_version").fetchall()
+        return cast(str, rows[0][0]) if rows else ""
 
     def raw(self, *, mode: str = "rwc") -> sqlite3.Connection:
         """Open the file as every connection of taskctl is to be: nothing begun, nothing checkpointed, by itself."""
@@ -120,10 +117,7 @@ class File:
 
     @contextmanager
     def gate(self, deadline: float) -> Iterator[None]:
-        """Hold the gate file beside the database: the order in which processes come to write.
-
-        SQLite lets those who wait for the write lock try again at intervals, so a busy process would win for ever.
-        """
+        """Hold the gate file beside the database: whoever does knows that no other process begins to write."""
         if sys.platform == "win32":  # no such gate there: BEGIN IMMEDIATE alone keeps writers apart, only less fairly
             yield
             return

@@ -18,7 +18,7 @@ def script() -> str:
 
 def outdated(revision: str | None) -> TaskctlError:
     """Return the failure to work with tables of this revision."""
-    if revision is None or revision in REVISIONS:
+    if not revision or revision in REVISIONS:
         return SchemaOutdated(
             f"the database has the schema {revision or 'of no revision'}, and this taskctl needs {HEAD}: "
             "run `taskctl db upgrade`",

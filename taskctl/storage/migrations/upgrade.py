@@ -41,7 +41,7 @@ def _prepare(file: File) -> str | None:
     """Return the revision of the file, None if it is empty, with its header as taskctl wants it."""
     with closing(file.raw()) as raw:
         revision = file.revision(raw)
-        if revision is not None and revision not in REVISIONS:
+        if revision and revision not in REVISIONS:
             raise outdated(revision)
         raw.execute("PRAGMA journal_mode = WAL")
         raw.execute(f"PRAGMA application_id = {APPLICATION_ID}")
