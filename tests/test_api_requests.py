@@ -1,5 +1,6 @@
 """What every request over HTTP is held to: addresses, methods, bodies, request ids, and how refusals are told."""
 
+import asyncio
 import re
 import sqlite3
 from contextlib import closing
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestServer
 from pytest_aiohttp import AiohttpClient
 
 from taskctl import Settings, __version__, create_app
@@ -273,3 +275,17 @@ async def test_a_damaged_database_is_unavailable_and_makes_the_server_unready(ap
     problem = await problem_of(unready, 503, "unavailable")
     assert int(unready.headers["Retry-After"]) >= 1
     assert problem["retry_after"] == int(unready.headers["Retry-After"])
+
+
+async def test_a_content_type_of_any_bytes_is_a_problem(tmp_path: Path) -> None:
+    app = create_app(Settings(database_url=f"sqlite:///{tmp_path}/tasks.db"))
+    async with TestServer(app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(
+            b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: \xff\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+        )
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 415 ")
+    assert b"urn:taskctl:problem:unsupported_media_type" in answer

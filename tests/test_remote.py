@@ -179,3 +179,11 @@ async def test_an_address_that_cannot_be_one_is_a_config_error(url: str) -> None
             await tasks.list()
     assert "secret" not in caught.value.detail
     assert "expected" in caught.value.detail
+
+
+@pytest.mark.parametrize("name", ["gateway", "html"])
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_a_write_that_a_gateway_gave_up_on_may_have_happened(name: str, write: Asked) -> None:
+    async with stranger(STRANGERS[name]) as url, open_tasks(url) as tasks:
+        with pytest.raises(OutcomeUnknown):
+            await write(tasks)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import sqlite3
@@ -279,3 +280,17 @@ def test_a_command_that_is_killed_while_it_writes_leaves_whole_batches(shell: Sh
     assert log == list(range(1, len(log) + 1))
     assert len(log) % 500 == 1
     assert shell("db", "check").code == 0
+
+
+def test_a_log_that_nobody_reads_any_more_fails_no_request(shell: Shell) -> None:
+    command = shell.argv("serve", "--port", "0")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=shell.environment, cwd=shell.home) as process:
+        assert process.stderr is not None
+        found = re.search(rb"at (http://\S+)/api/v1", process.stderr.readline())
+        assert found
+        process.stderr.close()
+        url = found[1].decode()
+        for number in (1, 2):
+            assert shell("--server", url, "task", "add", "x", "-o", "ids").out == f"{number}\n"
+        process.terminate()
+        assert process.wait(20) == 0

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, NamedTuple, TextIO, TypeAlias, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -190,9 +190,14 @@ def report(failure: TaskctlError) -> None:
         print(f"taskctl: {failure.detail}", file=sys.stderr)
 
 
+def let_go(stream: TextIO) -> None:
+    """Let what is written to a stream go nowhere, now that its reader has gone, as `head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def reader_gone() -> int:
-    """Let go of stdout, whose reader has gone, as `head` does; return the code of a program that SIGPIPE ended."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Let go of stdout, and return the exit code of a program that SIGPIPE ended."""
+    let_go(sys.stdout)
     return 141
 
 

@@ -1,13 +1,12 @@
 """`taskctl serve`: the API."""
 
 import sys
-from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from taskctl import wiring
-from taskctl.cli.call import Call, command
+from taskctl.cli.call import Call, command, let_go
 from taskctl.errors import UsageError
 from taskctl.observe import Event, RequestDone
 
@@ -34,8 +33,10 @@ def serve(
     def observe(event: Event) -> None:
         if isinstance(event, RequestDone) and not call.quiet:
             line = f"{event.method} {event.path} {event.status} {event.seconds * 1000:.1f} ms {event.request_id}"
-            with suppress(OSError, ValueError):  # that nobody reads the log any more is no reason to fail a request
+            try:
                 print(line, file=sys.stderr, flush=True)
+            except OSError:  # that nobody reads the log any more is no reason to fail a request
+                let_go(sys.stderr)
 
     if call.settings.host not in ("127.0.0.1", "::1", "localhost"):
         call.say(f"warning: whoever can reach {call.settings.host} can read and change all tasks; there is no login yet")
