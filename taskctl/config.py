@@ -25,6 +25,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     database_url: str = ""
+    database_password_file: str = ""
+    database_connections: int = 12
     server: str | None = None
     workspace: str = "default"
     output: Output = "table"
@@ -34,11 +36,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     server_timeout: float = 30.0
     host: str = "127.0.0.1"
     port: int = 8080
+    migrate: Literal["auto", "check", "off"] = "check"
     drain_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
+        if not 2 <= self.database_connections <= 1000:
+            raise ConfigError(f"database_connections must be from 2 to 1000, not {self.database_connections}")
         for name in ("database_timeout", "server_timeout", "drain_seconds"):
             if not 0 <= getattr(self, name) <= 3600:
                 raise ConfigError(f"{name} must be from 0 to 3600 seconds, not {getattr(self, name):g}")

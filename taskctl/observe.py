@@ -37,7 +37,19 @@ class BatchCommitted(NamedTuple):
     seconds: float
 
 
-Event: TypeAlias = RequestDone | StatementDone | BatchCommitted
+class DatabaseAway(NamedTuple):
+    """The database cannot be reached; requests are answered with this until it can."""
+
+    detail: str
+
+
+class DatabaseBack(NamedTuple):
+    """The database can be reached again, after so long."""
+
+    seconds: float
+
+
+Event: TypeAlias = RequestDone | StatementDone | BatchCommitted | DatabaseAway | DatabaseBack
 Observer: TypeAlias = Callable[[Event], None]
 
 

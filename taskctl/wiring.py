@@ -19,6 +19,8 @@ from taskctl.tasks import Source, TaskService
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from taskctl.storage.driver import Driver
+    from taskctl.storage.libpq import Place
     from taskctl.storage.sqlite import File
 
 T = TypeVar("T")
@@ -35,11 +37,12 @@ async def open_tasks(
     source: Source = "library",
     settings: Settings | None = None,
     observer: Observer = ignore,
+    checked: bool = True,
 ) -> AsyncIterator[TaskService]:
-    """Open the tasks of a place: `sqlite:///tasks.db`, or the `http://` or `https://` address of a server.
+    """Open the tasks of a place: `sqlite:///tasks.db`, `postgresql://HOST/DATABASE`, or the `https://` address of a server.
 
     url: the place; without one, the `database_url` of the settings. workspace: which tasks there. actor, source: who writes,
-    as the log will tell.
+    as the log will tell. checked: whether to see now that there are tasks to be had; otherwise the first use tells.
 
     Raises ConfigError for an address that cannot be used, Unavailable or SchemaOutdated if there are no tasks to be had.
     """
@@ -53,18 +56,41 @@ async def open_tasks(
         return
 
     from taskctl.storage.committer import Committer
-    from taskctl.storage.sql import SqlTasks, commit_with
-    from taskctl.storage.threads import ThreadedSqlite
+    from taskctl.storage.flights import Flights
+    from taskctl.storage.ledger import Ledger
+    from taskctl.storage.sql import Questions, SqlTasks
 
-    driver = ThreadedSqlite(_file(url, settings, observer))
-    committer = Committer(commit_with(driver), observer)
-    tasks = SqlTasks(driver, committer.submit, workspace=workspace, actor=actor, source=source)
+    driver, readers = _driver(url, settings, observer)
+    flights = Flights(Questions(driver), width=readers)
+    committer = Committer(Ledger(driver), observer, patience=settings.database_timeout)
+    tasks = SqlTasks(flights.ask, committer.submit, workspace=workspace, actor=actor, source=source)
     try:
-        await tasks.ready()
+        if checked:
+            await tasks.ready()
         yield tasks
     finally:
         await committer.close()
+        await flights.close()
         await driver.close()
+
+
+def _driver(url: str, settings: Settings, observer: Observer) -> tuple[Driver, int]:
+    """Return the driver of a database, and how many statements that read it takes at once."""
+    if is_postgres(url):
+        from taskctl.storage.postgres import Postgres
+
+        readers, writers = settings.database_connections - (w := max(1, settings.database_connections // 3)), w
+        place = _place(url, settings)
+        return Postgres(place, readers=readers, writers=writers, timeout=settings.database_timeout, observer=observer), readers
+
+    from taskctl.storage.threads import READERS, ThreadedSqlite
+
+    return ThreadedSqlite(_file(url, settings, observer)), READERS
+
+
+def is_postgres(url: str) -> bool:
+    """Return whether a URL is that of a PostgreSQL database, and not of a file."""
+    return url.startswith(("postgresql://", "postgres://"))
 
 
 def _open_remote(url: str, settings: Settings) -> AbstractAsyncContextManager[TaskService]:
@@ -76,18 +102,14 @@ def _open_remote(url: str, settings: Settings) -> AbstractAsyncContextManager[Ta
 @asynccontextmanager
 async def _open_inline(settings: Settings, actor: str | None, source: Source, observer: Observer) -> AsyncIterator[TaskService]:
     """Open a database for one command: nothing in it suspends, so no event loop is needed."""
-    from taskctl.storage.sql import SqlTasks, commit_with
+    from taskctl.storage.ledger import Ledger
+    from taskctl.storage.sql import Questions, SqlTasks
     from taskctl.storage.sqlite import InlineSqlite
 
     driver = InlineSqlite(_file(settings.database_url, settings, observer))
-    commit = commit_with(driver)
-
-    async def submit(workspace: str, pending: Any) -> Any:
-        [outcome] = await commit(workspace, [pending])
-        return outcome
-
+    ask, submit = Questions(driver).answer, Ledger(driver).submit
     try:
-        yield SqlTasks(driver, submit, workspace=settings.workspace, actor=actor, source=source)
+        yield SqlTasks(ask, submit, workspace=settings.workspace, actor=actor, source=source)
     finally:
         await driver.close()
 
@@ -107,6 +129,12 @@ def run_command(
         async with _open_remote(url, settings) as tasks:
             return await command(tasks)
 
+    async def database() -> T:
+        async with open_tasks(
+            settings=settings, workspace=settings.workspace, actor=actor, source=source, observer=observer, checked=False
+        ) as tasks:
+            return await command(tasks)
+
     async def local() -> T:
         async with _open_inline(settings, actor, source, observer) as tasks:
             return await command(tasks)
@@ -117,6 +145,10 @@ def run_command(
         import asyncio
 
         return asyncio.run(remote(url))
+    if is_postgres(settings.database_url):
+        import asyncio
+
+        return asyncio.run(database())
 
     from taskctl.storage.sqlite import drive
 
@@ -129,7 +161,9 @@ def database_path(url: str) -> Path:
         return default_database()
     parts = urlsplit(url)
     if parts.scheme != "sqlite":
-        raise ConfigError(f"{_shown(url)} is not the address of a database; sqlite:///PATH was expected")
+        raise ConfigError(
+            f"{_shown(url)} is not the address of a database; sqlite:///PATH or postgresql://HOST/DATABASE was expected"
+        )
     if parts.netloc or not parts.path.strip("/") or parts.query or parts.fragment:
         raise ConfigError(f"{_shown(url)} names no file; sqlite:///PATH was expected (four slashes for an absolute PATH)")
     path = unquote(parts.path.removeprefix("/"))
@@ -140,6 +174,8 @@ def database_path(url: str) -> Path:
 
 def shown_database(settings: Settings) -> str:
     """Return the address of the database as it may be shown."""
+    if is_postgres(settings.database_url):
+        return _place(settings.database_url, settings).shown
     return f"sqlite:///{database_path(settings.database_url)}"
 
 
@@ -147,6 +183,12 @@ def _shown(url: str) -> str:
     """Return a URL as it may be shown, without a password."""
     head, at, tail = url.rpartition("@")
     return f"{head.split('://')[0]}://***@{tail}" if at else url
+
+
+def _place(url: str, settings: Settings) -> Place:
+    from taskctl.storage.libpq import place
+
+    return place(url, settings.database_password_file)
 
 
 def _file(url: str, settings: Settings, observer: Observer) -> File:
@@ -163,16 +205,37 @@ def _file(url: str, settings: Settings, observer: Observer) -> File:
 
 def upgrade(settings: Settings) -> tuple[str | None, str]:
     """Bring the database's schema to this version; return the revisions before and after."""
-    from taskctl.storage.migrations.upgrade import upgrade_sqlite
+    from taskctl.storage.migrations.upgrade import upgrade_postgres, upgrade_sqlite
 
+    if is_postgres(settings.database_url):
+        return upgrade_postgres(_place(settings.database_url, settings))
     return upgrade_sqlite(_file(settings.database_url, settings, ignore))
+
+
+def upgrade_statements(settings: Settings) -> str:
+    """Return the SQL that `upgrade` would run on the database as it is now. Nothing is run."""
+    from taskctl.storage.migrations.upgrade import statements
+
+    return statements("postgresql" if is_postgres(settings.database_url) else "sqlite", current(settings)[0])
 
 
 def check(settings: Settings) -> dict[str, str]:
     """Examine the database, and return what was found under each heading; "ok" where nothing is wrong."""
-    from taskctl.storage.checks import check_sqlite
+    from taskctl.storage.checks import check_postgres, check_sqlite
 
-    return check_sqlite(_file(settings.database_url, settings, ignore))
+    if not is_postgres(settings.database_url):
+        return check_sqlite(_file(settings.database_url, settings, ignore))
+    import asyncio
+
+    async def examine() -> dict[str, str]:
+        driver, _ = _driver(settings.database_url, settings, ignore)
+        try:
+            return await check_postgres(driver, revision)
+        finally:
+            await driver.close()
+
+    revision, _ = current(settings)
+    return asyncio.run(examine())
 
 
 def current(settings: Settings) -> tuple[str | None, str]:
@@ -180,6 +243,8 @@ def current(settings: Settings) -> tuple[str | None, str]:
     from taskctl.storage.checks import revision_of
     from taskctl.storage.migrations import HEAD
 
+    if is_postgres(settings.database_url):
+        return _place(settings.database_url, settings).revision(), HEAD
     return revision_of(_file(settings.database_url, settings, ignore)), HEAD
 
 
@@ -196,7 +261,8 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
     from taskctl.server.app import make_app
 
     def service() -> AbstractAsyncContextManager[TaskService]:
-        return open_tasks(settings=settings, workspace=settings.workspace, source="api", observer=observer)
+        checked = settings.migrate != "off"
+        return open_tasks(settings=settings, workspace=settings.workspace, source="api", observer=observer, checked=checked)
 
     return make_app(service, observer)
 

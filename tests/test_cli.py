@@ -264,9 +264,9 @@ def test_the_forms_of_each_answer(filled: Shell) -> None:
     assert (stats["counts"]["todo"], stats["overdue"], len(stats["done_per_day"])) == (4, 1, 30)
     assert json.loads(filled("stats", "-o", "ndjson").out)["overdue"] == 1
     assert filled("version", "-o", "json").json["version"] in filled("version").out
-    assert filled("db", "current", "-o", "json").json == {"current": "0002", "needed": "0002"}
+    assert filled("db", "current", "-o", "json").json == {"current": "0003", "needed": "0003"}
     assert set(filled("db", "check", "-o", "json").json.values()) == {"ok"}
-    assert filled("db", "upgrade", "-o", "json").json == {"before": "0002", "after": "0002"}
+    assert filled("db", "upgrade", "-o", "json").json == {"before": "0003", "after": "0003"}
 
 
 def test_the_forms_of_each_write(shell: Shell) -> None:

@@ -165,7 +165,7 @@ async def test_a_server_under_a_prefix_is_spoken_to_there(tmp_path: Path) -> Non
         "http://host?x=1",
         "http://host#x",
         "ftp://host",
-        "postgresql://host/db",
+        "mysql://host/db",
         "localhost:8080",
         "tasks.db",
         "sqlite://tasks.db",

@@ -33,11 +33,18 @@ from taskctl import (
 from taskctl.errors import ConfigError, Overloaded
 from taskctl.observe import BatchCommitted, Event
 from taskctl.storage import checks
-from taskctl.storage.committer import OPERATIONS_MAX, WAITING_MAX
-from taskctl.storage.sql import SqlTasks
+from taskctl.storage.committer import OPERATIONS_MAX, WAITING_MAX, Committer
+from taskctl.storage.driver import Driver
 from taskctl.storage.sqlite import CHECKPOINT_BYTES
 from taskctl.wiring import check
 from tests.children import Child, add_busily, add_many, add_one, add_until_killed, children, try_as_nobody
+
+
+def driver_of(tasks: TaskService) -> Driver:
+    """Return what is under a service that is open."""
+    committer = cast(Any, tasks)._submit.__self__
+    assert isinstance(committer, Committer)
+    return committer._ledger._driver
 
 
 def url_of(path: Path) -> str:
@@ -114,7 +121,7 @@ async def test_a_relative_path_is_seen_from_where_one_stands(tmp_path: Path, mon
 
 @pytest.mark.parametrize(
     "url",
-    ["tasks.db", "postgresql://u:secret@h/db", "sqlite://tasks.db", "sqlite://", "sqlite:///", "sqlite:///a?mode=ro", "ftp://x"],
+    ["tasks.db", "mysql://u:secret@h/db", "sqlite://tasks.db", "sqlite://", "sqlite:///", "sqlite:///a?mode=ro", "ftp://x"],
 )
 async def test_an_address_of_nothing_known_is_wrong_usage(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -160,7 +167,7 @@ async def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     async with open_tasks(url_of(path)) as tasks:
         await tasks.add(NewTask(title="t"))
-        await cast(SqlTasks, tasks)._driver.write(lambda connection: connection.fetch("PRAGMA max_page_count = 1"))
+        await driver_of(tasks).write(lambda connection: connection.fetch("PRAGMA max_page_count = 1"))
         with pytest.raises(StorageFull, match="is full"):
             await tasks.add(NewTask(title="u", description="x" * 65536))
         assert len((await tasks.list()).items) == 1
@@ -285,7 +292,7 @@ async def test_a_check_finds_a_tasks_last_entry_by_an_index(tmp_path: Path) -> N
     path = tmp_path / "tasks.db"
     await add_to(path, 1)
     with closing(sqlite3.connect(path)) as raw:
-        plan = [row[3] for row in raw.execute("EXPLAIN QUERY PLAN " + checks._LOG_CHECKS["tasks"])]
+        plan = [row[3] for row in raw.execute("EXPLAIN QUERY PLAN " + checks._CHECKS["tasks"])]
     assert any("log_entity" in step for step in plan), plan
 
 
@@ -435,7 +442,7 @@ async def test_a_database_that_stays_busy_is_unavailable_and_serves_again_after(
 async def test_every_connection_syncs_as_it_is_set(tmp_path: Path, synchronous: Any, pragma: int) -> None:
     settings = Settings(sqlite_synchronous=synchronous)
     async with open_tasks(url_of(tmp_path / "tasks.db"), settings=settings) as tasks:
-        driver = cast(SqlTasks, tasks)._driver
+        driver = driver_of(tasks)
         assert await driver.read(lambda connection: connection.fetch("PRAGMA synchronous")) == [(pragma,)]
         assert await driver.write(lambda connection: connection.fetch("PRAGMA synchronous")) == [(pragma,)]
 

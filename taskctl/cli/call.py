@@ -35,14 +35,15 @@ _shown_as_json = _json_wanted(sys.argv[1:], os.environ)
 
 def _shared(  # a signature only: what stands in it stands behind every command
     server: Annotated[str | None, typer.Option(help="Work on the tasks of this server, http://HOST:PORT.")] = None,
-    database_url: Annotated[str | None, typer.Option(help="Work on this database, sqlite:///PATH.")] = None,
+    database_url: Annotated[str | None, typer.Option(help="Work on this database, sqlite:///PATH or postgresql://…")] = None,
+    database_password_file: Annotated[str | None, typer.Option(help="The file with the password of the database.")] = None,
     workspace: Annotated[str | None, typer.Option(help="Which of the database's workspaces.")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="table, json, ndjson or ids.")] = None,
     color: Annotated[bool | None, typer.Option("--color/--no-color", help="Colours, on a terminal.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but data and problems.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell on stderr what is done.")] = False,
     sqlite_synchronous: Annotated[str | None, typer.Option(help="full (safe at a power cut) or normal.")] = None,
-    database_timeout: Annotated[str | None, typer.Option(help="Seconds to wait for a busy database.")] = None,
+    database_timeout: Annotated[str | None, typer.Option(help="Seconds to wait for the database.")] = None,
     server_timeout: Annotated[str | None, typer.Option(help="Seconds to wait for a server's answer.")] = None,
 ) -> None: ...
 

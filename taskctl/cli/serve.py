@@ -18,10 +18,14 @@ def serve(
     call: Call,
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[str | None, typer.Option(help="The port to listen on; 0 takes a free one.")] = None,
+    migrate: Annotated[str | None, typer.Option(help="auto upgrades the schema, check refuses an old one, off waits.")] = None,
+    database_connections: Annotated[str | None, typer.Option(help="Connections to PostgreSQL, at most.")] = None,
     drain_seconds: Annotated[str | None, typer.Option(help="After SIGTERM, seconds to go on accepting.")] = None,
 ) -> None:
     """Serve the API, on 127.0.0.1:8080 and the same database as the commands, until SIGTERM or ctrl-C."""
-    call = call.with_flags(host=host, port=port, drain_seconds=drain_seconds)
+    call = call.with_flags(
+        host=host, port=port, drain_seconds=drain_seconds, migrate=migrate, database_connections=database_connections
+    )
     if call.loaded.remote:
         raise UsageError(f"a server serves a database, and {call.loaded.remote} is a server already")
 
@@ -40,6 +44,11 @@ def serve(
 
     if call.settings.host not in ("127.0.0.1", "::1", "localhost"):
         call.say(f"warning: whoever can reach {call.settings.host} can read and change all tasks; there is no login yet")
+
+    if call.settings.migrate == "auto":
+        before, after = wiring.upgrade(call.settings)
+        if before != after:
+            call.say(f"the schema was {before or 'empty'}, and is {after}")
 
     def started(url: str) -> None:
         database = wiring.shown_database(call.settings)

@@ -1,60 +1,75 @@
-"""Group commit: while one transaction is under way, the changesets that arrive form the next one.
+"""Group commit: many concurrent writes, one transaction, one outcome each.
 
-Each workspace has a lane of its own. A caller waits for its outcome, but does not own the write: a caller that is cancelled
-never cancels a commit. Batches are bounded, and so is what waits; beyond that the answer is Overloaded, at once.
+While one transaction of a workspace is under way, the changesets that arrive wait in the workspace's lane and form the next
+one; lanes do not wait for each other. Whoever submits waits for its outcome, but does not own the write: a caller that is
+cancelled never cancels a commit. Batches are bounded, and so is what waits; beyond that the answer is Overloaded, at once.
+
+When the connection breaks during a commit, it is not known whether it happened. Then the log is asked, for as long as a
+writer may wait: a batch that is there has happened, one that is not is written again. Meanwhile the lane goes on.
 """
 
 import asyncio
+import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Coroutine, Sequence
+from typing import Any, NamedTuple
 
-from taskctl.errors import Overloaded, TaskctlError, Unavailable
+from taskctl.errors import OutcomeUnknown, Overloaded, TaskctlError, Unavailable
 from taskctl.observe import BatchCommitted, Observer
-from taskctl.storage.ledger import Outcome, Pending
+from taskctl.storage.driver import Doubtful
+from taskctl.storage.ledger import Entered, Ledger, Outcome, Pending
+from taskctl.tasks import Add, Edit
 
 OPERATIONS_MAX = 1_000
 """In one transaction; a single changeset may have no more than half of it."""
+CHARACTERS_MAX = 4 * 1024 * 1024
+"""Of descriptions, in one transaction; the rest of a task is small."""
 WAITING_MAX = 10_000
 """Operations that wait, over all workspaces."""
-
-Commit = Callable[[str, Sequence[Pending]], Awaitable[list[Outcome]]]
 
 
 class _Waiting(NamedTuple):
     pending: Pending
+    operations: int
+    characters: int
     outcome: asyncio.Future[Outcome]
 
 
 class Committer:
-    """Gathers changesets into batches, and has `commit` write them, one batch of a workspace at a time."""
+    """Gathers changesets into batches, and has the ledger write them, one batch of a workspace at a time.
 
-    def __init__(self, commit: Commit, observer: Observer) -> None:
-        self._commit = commit
+    patience: for how many seconds an outcome that is in doubt is looked for, before it is OutcomeUnknown.
+    """
+
+    def __init__(self, ledger: Ledger, observer: Observer, *, patience: float) -> None:
+        self._ledger = ledger
         self._observer = observer
+        self._patience = patience
         self._lanes: dict[str, deque[_Waiting]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0
         self._closed = False
 
     async def submit(self, workspace: str, pending: Pending) -> Outcome:
-        """Return what became of the changeset, once it is durable. Raises Unavailable if it could not be written."""
-        size = len(pending.changes.operations)
+        """Return what became of the changeset, once it is durable.
+
+        Raises Unavailable if it could not be written, OutcomeUnknown if nobody can tell.
+        """
+        operations = len(pending.changes.operations)
         if self._closed:
             raise Unavailable("the service is being closed")
-        if self._waiting + size > WAITING_MAX:
+        if self._waiting + operations > WAITING_MAX:
             raise Overloaded(f"{self._waiting} operations are waiting to be written already")
-        self._waiting += size
-        waiting = _Waiting(pending, asyncio.get_running_loop().create_future())
+        self._waiting += operations
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(pending, operations, _characters(pending), outcome)
         if (lane := self._lanes.get(workspace)) is not None:
             lane.append(waiting)
         else:
             self._lanes[workspace] = deque([waiting])
-            task = asyncio.create_task(self._run(workspace))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(waiting.outcome)
+            self._start(self._run(workspace))
+        return await asyncio.shield(outcome)
 
     async def close(self) -> None:
         """Take nothing more, and return when all that was taken is written."""
@@ -62,35 +77,80 @@ class Committer:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _run(self, workspace: str) -> None:
         """Write batches until nothing waits in the workspace's lane."""
         lane = self._lanes[workspace]
         try:
             while lane:
-                batch, size = [], 0
-                while lane and size + len(lane[0].pending.changes.operations) <= OPERATIONS_MAX:
+                batch, operations, characters = [lane.popleft()], 0, 0
+                operations, characters = batch[0].operations, batch[0].characters
+                while (
+                    lane
+                    and operations + lane[0].operations <= OPERATIONS_MAX
+                    and characters + lane[0].characters <= CHARACTERS_MAX
+                ):
                     batch.append(lane.popleft())
-                    size += len(batch[-1].pending.changes.operations)
+                    operations += batch[-1].operations
+                    characters += batch[-1].characters
                 started = time.perf_counter()
-                await self._write(workspace, batch)
-                self._waiting -= size
+                await self._write(workspace, batch, time.monotonic() + self._patience)
+                self._waiting -= operations
                 seconds = time.perf_counter() - started
-                self._observer(BatchCommitted(workspace, len(batch), size, len(lane), seconds))
+                self._observer(BatchCommitted(workspace, len(batch), operations, len(lane), seconds))
         finally:
             del self._lanes[workspace]
 
-    async def _write(self, workspace: str, batch: Sequence[_Waiting]) -> None:
+    async def _write(self, workspace: str, batch: Sequence[_Waiting], deadline: float) -> None:
         try:
-            outcomes = await self._commit(workspace, [waiting.pending for waiting in batch])
+            entered = await self._ledger.write(workspace, [waiting.pending for waiting in batch])
+        except Doubtful as e:
+            self._start(self._settle(workspace, batch, e.value, deadline))
         except Exception as e:
             if len(batch) > 1 and not isinstance(e, TaskctlError):
                 # The database refused something in the batch: one by one, only the guilty one fails.
                 for waiting in batch:
-                    await self._write(workspace, [waiting])
+                    await self._write(workspace, [waiting], deadline)
                 return
             for waiting in batch:
                 waiting.outcome.set_exception(e)
                 waiting.outcome.exception()  # its caller may be gone; that is no reason for a warning
-            return
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            waiting.outcome.set_result(outcome)
+        else:
+            _answer(batch, entered.outcomes)
+
+    async def _settle(self, workspace: str, batch: Sequence[_Waiting], entered: Entered, deadline: float) -> None:
+        """Find out what became of a batch whose commit was cut off."""
+        while time.monotonic() < deadline:
+            try:
+                if await self._ledger.has(workspace, entered):
+                    _answer(batch, entered.outcomes)
+                else:
+                    await self._write(workspace, batch, deadline)
+                return
+            except (Unavailable, Doubtful):  # also of the look, which takes the workspace
+                await asyncio.sleep(random.uniform(0.05, 0.15))  # noqa: S311  # so that replicas do not knock all at once
+        unknown = OutcomeUnknown(
+            "the connection to the database broke during the commit, and what became of it cannot be found out"
+        )
+        _answer(batch, [unknown if not isinstance(o, TaskctlError) else o for o in entered.outcomes])
+
+
+def _answer(batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+    for waiting, outcome in zip(batch, outcomes, strict=True):
+        waiting.outcome.set_result(outcome)
+
+
+def _characters(pending: Pending) -> int:
+    """Return how long the descriptions of a changeset are."""
+    found = 0
+    for operation in pending.changes.operations:
+        match operation:
+            case Add(task=new) | Edit(patch=new):
+                found += len(new.description or "") if isinstance(new.description, str) else 0
+            case _:
+                pass
+    return found

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from taskctl.errors import Conflict, InvalidRequest, TaskctlError, TaskNotFound
-from taskctl.storage.driver import Connection
+from taskctl.storage.driver import Connection, Driver
 from taskctl.storage.rows import ENTRY, TASK, Entry, former, instant, row_of, row_of_entry, task_of, uuid7
 from taskctl.tasks import (
     Add,
@@ -41,20 +41,54 @@ class Pending(NamedTuple):
 
 Outcome: TypeAlias = Written | TaskctlError
 
-_WRITTEN = (*TASK, "search")
-_UPSERT = (
-    f"INSERT INTO tasks (workspace_id, {', '.join(_WRITTEN)}) VALUES ({', '.join('?' * (len(_WRITTEN) + 1))}) "
-    f"ON CONFLICT (workspace_id, id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _WRITTEN[1:])}"
-)
-_LOG = f"INSERT INTO log (workspace_id, {', '.join(ENTRY)}) VALUES ({', '.join('?' * (len(ENTRY) + 1))})"
+_KEY = ("workspace_id", "id")
+_REST = (*TASK[1:], "search")
+_TASK = ", ".join(TASK)
 
 
-async def commit(connection: Connection, workspace: str, batch: Sequence[Pending]) -> list[Outcome]:
+class Entered(NamedTuple):
+    """What became of a batch, and the number and changeset of its first log entry, by which it can be found in the log."""
+
+    outcomes: list[Outcome]
+    seq: int
+    changeset: UUID | None
+
+
+class Ledger:
+    """The log and the tasks of a database, as whoever writes to them sees them."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def submit(self, workspace: str, pending: Pending) -> Outcome:
+        """Write a changeset by itself, and return what became of it."""
+        [outcome] = (await self.write(workspace, [pending])).outcomes
+        return outcome
+
+    async def write(self, workspace: str, batch: Sequence[Pending]) -> Entered:
+        """Write a batch of changesets in one transaction. Raises Doubtful, with what it would return, if that is not known."""
+        return await self._driver.write(lambda connection: _commit(connection, workspace, batch))
+
+    async def has(self, workspace: str, entered: Entered) -> bool:
+        """Return whether a batch whose commit was in doubt is in the log.
+
+        It takes the workspace first: whoever holds that knows that the transaction in doubt has ended.
+        """
+
+        async def look(connection: Connection) -> bool:
+            [(id, *_)] = await connection.fetch(connection.dialect.lock, [workspace], fixed=True)
+            sql = "SELECT changeset FROM log WHERE workspace_id = ? AND seq = ?"
+            return [(str(entered.changeset),)] == await connection.fetch(sql, [id, entered.seq])
+
+        return await self._driver.write(look)
+
+
+async def _commit(connection: Connection, workspace: str, batch: Sequence[Pending]) -> Entered:
     """Write the changesets, in their order, and return what became of each.
 
     One that fails changes nothing, and the others go on. Raises Unavailable if the database cannot; then nothing is written.
     """
-    rows = await connection.fetch(connection.dialect.lock, [workspace])
+    rows = await connection.fetch(connection.dialect.lock, [workspace], fixed=True)
     if not rows:
         raise InvalidRequest(f"there is no workspace {workspace!r}")
     [(workspace_id, seq, next_id, last, now)] = rows
@@ -62,31 +96,35 @@ async def commit(connection: Connection, workspace: str, batch: Sequence[Pending
     draft = _Draft(seq, next_id, now, await _named(connection, workspace_id, batch))
     outcomes = [draft.run(pending) for pending in batch]
     if not draft.entries:
-        return outcomes
+        return Entered(outcomes, seq, None)
 
     changed = {entry.task.id for entry in draft.entries}
     kept = [draft.tasks[id] for id in sorted(changed & draft.tasks.keys())]
+    added = [[workspace_id, *row_of(task)] for task in kept if task.id not in draft.stored]
+    edited = [[workspace_id, *row_of(task)] for task in kept if task.id in draft.stored]
     gone = [(workspace_id, id) for id in sorted((changed & draft.stored.keys()) - draft.tasks.keys())]
     # Removed before added: a uid that one task gives up may be another's in the same batch.
     if gone:
-        await connection.many("DELETE FROM tasks WHERE workspace_id = ? AND id = ?", gone)
-    if kept:
-        await connection.many(_UPSERT, [[workspace_id, *row_of(task)] for task in kept])
+        await connection.delete("tasks", _KEY, gone)
+    if edited:
+        await connection.update("tasks", _KEY, _REST, edited)
+    if added:
+        await connection.insert("tasks", (*_KEY, *_REST), added)
     old = {(label, id) for id in changed & draft.stored.keys() for label in draft.stored[id].labels}
     new = {(label, task.id) for task in kept for label in task.labels}
+    labels = ("workspace_id", "label", "task_id")
     if old - new:
-        sql = "DELETE FROM task_labels WHERE workspace_id = ? AND label = ? AND task_id = ?"
-        await connection.many(sql, [(workspace_id, *row) for row in sorted(old - new)])
+        await connection.delete("task_labels", labels, [(workspace_id, *row) for row in sorted(old - new)])
     if new - old:
-        sql = "INSERT INTO task_labels (workspace_id, label, task_id) VALUES (?, ?, ?)"
-        await connection.many(sql, [(workspace_id, *row) for row in sorted(new - old)])
+        await connection.insert("task_labels", labels, [(workspace_id, *row) for row in sorted(new - old)])
     entries = [[workspace_id, *row_of_entry(e, seq + n, now)] for n, e in enumerate(draft.entries, start=1)]
-    await connection.many(_LOG, entries)
-    await connection.fetch(
+    await connection.insert("log", ("workspace_id", *ENTRY), entries)
+    await connection.run(
         "UPDATE workspaces SET seq = ?, next_id = ?, written_at = ? WHERE id = ?",
         [seq + len(draft.entries), draft.next_id, now, workspace_id],
+        fixed=True,
     )
-    return outcomes
+    return Entered(outcomes, seq + 1, draft.entries[0].changeset)
 
 
 async def _named(connection: Connection, workspace: int, batch: Sequence[Pending]) -> list[Task]:
@@ -97,15 +135,16 @@ async def _named(connection: Connection, workspace: int, batch: Sequence[Pending
         for operation in pending.changes.operations:
             match operation:
                 case Edit(int(ref)) | Remove(int(ref)):
-                    ids.add(ref)
+                    if 0 < ref < 2**63:  # no task has one that fits no column
+                        ids.add(ref)
                 case Edit(UUID() as uid) | Remove(UUID() as uid) | Add(NewTask(uid=UUID() as uid)):
                     uids.add(str(uid))
     found = []
     for column, values in (("id", ids), ("uid", uids)):
         if values:
             among, params = connection.dialect.among(column, values)
-            sql = f"SELECT {', '.join(TASK)} FROM tasks WHERE workspace_id = ? AND {among}"
-            found += await connection.fetch(sql, [workspace, *params])
+            sql = f"SELECT {_TASK} FROM tasks WHERE workspace_id = ? AND {among}"
+            found += await connection.fetch(sql, [workspace, *params], fixed=True)
     return [task_of(row) for row in found]
 
 

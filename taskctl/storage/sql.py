@@ -1,16 +1,18 @@
 """`SqlTasks`: the service over a database. Every question is put into SQL here, once for all kinds of database."""
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
-from typing import Any, Self, TypeAlias, cast
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, Self, TypeAlias, cast
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from taskctl.errors import CursorExpired, InvalidRequest, TaskctlError
 from taskctl.fields import STATUSES
 from taskctl.filters import micros, zone_of
 from taskctl.storage import where
-from taskctl.storage.driver import Connection, Driver
-from taskctl.storage.ledger import Outcome, Pending, commit, no_task
+from taskctl.storage.driver import Driver, Row
+from taskctl.storage.ledger import Outcome, Pending, no_task
 from taskctl.storage.rows import LOG, TASK, change_of, instant, task_of
 from taskctl.tasks import (
     Change,
@@ -46,28 +48,28 @@ _INTEGER_MAX = 2**63 - 1
 STATS_DAYS = 30
 
 Submit: TypeAlias = Callable[[str, Pending], Awaitable[Outcome]]
+Ask: TypeAlias = Callable[[str, Query[Any]], Awaitable[Any]]
 
 
 class SqlTasks(TaskService):
     """The tasks of a workspace in a database.
 
-    submit: how a changeset gets written: through the committer, or at once where nobody else waits.
+    ask, submit: how a question is put and a changeset gets written: together with others that arrive at the same time, or
+    at once where nobody else is there.
     """
 
-    def __init__(
-        self, driver: Driver, submit: Submit, *, workspace: str, actor: str | None = None, source: Source = "library"
-    ) -> None:
-        self._driver = driver
+    def __init__(self, ask: Ask, submit: Submit, *, workspace: str, actor: str | None = None, source: Source = "library") -> None:
+        self._ask = ask
         self._submit = submit
         self._workspace = workspace
         self._actor = actor
         self._source = source
 
     def scoped(self, *, actor: str | None, source: Source) -> Self:
-        return type(self)(self._driver, self._submit, workspace=self._workspace, actor=actor, source=source)
+        return type(self)(self._ask, self._submit, workspace=self._workspace, actor=actor, source=source)
 
     async def ready(self) -> None:
-        await self._driver.read(self._head)
+        await self._ask(self._workspace, ChangesSince(limit=1))
 
     async def write(self, changes: Changeset) -> Written:
         outcome = await self._submit(self._workspace, Pending(changes, self._actor, self._source))
@@ -76,164 +78,162 @@ class SqlTasks(TaskService):
         return outcome
 
     async def read(self, query: Query[T]) -> T:
-        async def work(connection: Connection) -> T:
-            workspace, seq, now = await self._head(connection)
-            return cast(T, await _Reader(connection, workspace, seq, instant(now)).answer(query))
-
-        return await self._driver.read(work)
-
-    async def _head(self, connection: Connection) -> tuple[int, int, int]:
-        """Return the workspace's number, the head of its log, and the time."""
-        rows = await connection.fetch(connection.dialect.head, [self._workspace])
-        if not rows:
-            raise InvalidRequest(f"there is no workspace {self._workspace!r}")
-        return cast(tuple[int, int, int], rows[0])
+        return cast(T, await self._ask(self._workspace, query))
 
 
-def commit_with(driver: Driver) -> Callable[[str, Sequence[Pending]], Awaitable[list[Outcome]]]:
-    """Return the function that writes a batch of changesets in one transaction of the driver."""
+class Questions:
+    """The answers to questions, each from one statement and so from one snapshot."""
 
-    async def write(workspace: str, batch: Sequence[Pending]) -> list[Outcome]:
-        return await driver.write(lambda connection: commit(connection, workspace, batch))
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
 
-    return write
-
-
-class _Reader:
-    """The answers to questions about one workspace, all from one snapshot."""
-
-    def __init__(self, connection: Connection, workspace: int, seq: int, now: datetime) -> None:
-        self.connection = connection
-        self.workspace = workspace
-        self.seq = seq
-        self.now = now
-
-    async def fetch(self, sql: str, *params: Any) -> list[tuple[Any, ...]]:
-        return await self.connection.fetch(sql, [self.workspace, *params])
-
-    async def answer(self, query: Query[Any]) -> object:
+    async def answer(self, workspace: str, query: Query[Any]) -> object:
+        """Answer a question about a workspace."""
         match query:
             case GetTask(ref):
-                return await self.task(ref)
+                found = await self.tasks(workspace, [ref])
+                if ref not in found:
+                    raise no_task(ref)
+                return found[ref]
             case TaskQuery():
-                return await self.tasks(query)
+                return await self._list(workspace, query)
             case History():
-                return await self.history(query)
+                return await self._history(workspace, query)
             case ChangesSince():
-                return await self.changes(query)
+                return await self._changes(workspace, query)
             case Projects():
-                sql = "SELECT project, status, count(*) FROM tasks WHERE workspace_id = ? AND project IS NOT NULL GROUP BY 1, 2"
-                return self.tallies(await self.fetch(sql))
+                sql = f"SELECT project, status, count(*) FROM tasks WHERE {where.WORKSPACE} AND project IS NOT NULL GROUP BY 1, 2"
+                return _tallies((await self._fetch(workspace, sql, [workspace])).rows)
             case Labels():
                 sql = (
-                    "SELECT l.label, t.status, count(*) FROM task_labels l "
-                    "JOIN tasks t ON t.workspace_id = l.workspace_id AND t.id = l.task_id "
-                    "WHERE l.workspace_id = ? GROUP BY 1, 2"
+                    f"SELECT label, status, count(*) FROM (SELECT label, task_id FROM task_labels WHERE {where.WORKSPACE}) AS l "
+                    f"JOIN tasks ON {where.WORKSPACE} AND id = task_id GROUP BY 1, 2"
                 )
-                return self.tallies(await self.fetch(sql))
+                return _tallies((await self._fetch(workspace, sql, [workspace] * 2)).rows)
             case GetStats(zone):
-                return await self.stats(zone_of(zone))
+                return await self._stats(workspace, zone_of(zone))
             case _:
                 raise TypeError(f"no such question: {query!r}")
 
-    async def task(self, ref: Ref) -> Task:
-        if isinstance(ref, int):
-            rows = await self.fetch(f"SELECT {_TASK} FROM tasks WHERE workspace_id = ? AND id = ?", _bounded(ref))
-        else:
-            rows = await self.fetch(f"SELECT {_TASK} FROM tasks WHERE workspace_id = ? AND uid = ?", str(ref))
-        if not rows:
-            raise no_task(ref)
-        return task_of(rows[0])
+    async def tasks(self, workspace: str, refs: Sequence[Ref]) -> dict[Ref, Task]:
+        """Return those of the tasks that there are, by what they were asked by."""
+        found: dict[Ref, Task] = {}
+        for column, values in (
+            ("id", [_bounded(ref) for ref in refs if isinstance(ref, int)]),
+            ("uid", [str(ref) for ref in refs if isinstance(ref, UUID)]),
+        ):
+            if values:
+                among, params = self._driver.dialect.among(column, values)
+                sql = f"SELECT {_TASK} FROM tasks WHERE {where.WORKSPACE} AND {among}"
+                rows = (await self._fetch(workspace, sql, [workspace, *params], fixed=True)).rows
+                for task in map(task_of, rows):
+                    found[task.id if column == "id" else task.uid] = task
+        return found
 
-    async def tasks(self, query: TaskQuery) -> Page[Task]:
+    async def _fetch(self, workspace: str, sql: str, params: Sequence[Any], *, fixed: bool = False) -> "_Answer":
+        """Return the rows of a question, whose first column is never null, and the head of the log that they belong to."""
+        whole = f"SELECT workspaces.seq, answer.* FROM workspaces LEFT JOIN ({sql}) AS answer ON 1 = 1 WHERE workspaces.name = ?"
+        rows = await self._driver.fetch(whole, [*params, workspace], fixed=fixed)
+        if not rows:
+            raise InvalidRequest(f"there is no workspace {workspace!r}")
+        return _Answer(rows[0][0], [row[1:] for row in rows] if rows[0][1] is not None else [])
+
+    async def _list(self, workspace: str, query: TaskQuery) -> Page[Task]:
         same = ["tasks", query.where, query.sort, query.zone]
-        keys = where.order(query.sort, TASK)
-        conditions, params = ["workspace_id = ?"], []
-        now, place = micros(self.now), None
+        keys, source, sources = where.order(query.sort, TASK, workspace)
+        conditions, params = [where.WORKSPACE], [*sources, workspace]
+        now, place = time.time_ns() // 1000, None
         if query.cursor is not None:
             # A later page is judged at the moment of the first one: what is overdue stays so.
             now, place = decode_cursor(same, query.cursor, tuple[int, list[int | str]])
             if [type(v) for v in place] != [str if k.sql == "title" else int for k in keys]:
                 raise InvalidRequest("the cursor does not belong to this query; start again without it")
-        context = where.Context(self.connection.dialect, self.workspace, zone_of(query.zone), instant(now))
+        context = where.Context(self._driver.dialect, workspace, zone_of(query.zone), instant(now))
         for sql, more in (
             *([where.condition(query.where, context)] if query.where is not None else []),
             *([where.after(keys, place)] if place is not None else []),
         ):
             conditions.append(f"({sql})")
             params += more
-        sql = f"SELECT {_TASK} FROM tasks WHERE {' AND '.join(conditions)} ORDER BY {where.order_by(keys)}"
-        if query.limit is None:
-            rows = await self.fetch(sql, *params)
-        else:
-            rows = await self.fetch(f"{sql} LIMIT ?", *params, _bounded(query.limit + 1))
+        sql = f"SELECT {_TASK} FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {where.order_by(keys)}"
+        rows = (await self._fetch(workspace, sql + _limit(query.limit), params)).rows
         more_follow = query.limit is not None and len(rows) > query.limit
         items = tuple(map(task_of, rows[: query.limit]))
         if not more_follow:
             return Page(items)
         return Page(items, encode_cursor(same, [now, where.place(keys, rows[len(items) - 1])]))
 
-    async def history(self, query: History) -> Page[Change]:
+    async def _history(self, workspace: str, query: History) -> Page[Change]:
         same = ["history", query.id]
-        id = query.id if isinstance(query.id, int) else await self.id_of(query)
         before = _INTEGER_MAX if query.cursor is None else decode_cursor(same, query.cursor, int)
-        sql = f"SELECT {_LOG} FROM log WHERE workspace_id = ? AND entity_id = ? AND seq < ? ORDER BY seq DESC"
-        if query.limit is None:
-            rows = await self.fetch(sql, _bounded(id), before)
-        else:
-            rows = await self.fetch(f"{sql} LIMIT ?", _bounded(id), before, _bounded(query.limit + 1))
+        one, params = "?", [_bounded(query.id) if isinstance(query.id, int) else str(query.id)]
+        if isinstance(query.id, UUID):  # the task with this uid, or the last one that had it
+            gone = f"SELECT entity_id FROM log WHERE {where.WORKSPACE} AND entity_uid = ? AND op = 'remove'"
+            removed = f"{gone} ORDER BY +seq DESC LIMIT 1"
+            one = f"COALESCE((SELECT id FROM tasks WHERE {where.WORKSPACE} AND uid = ?), ({removed}))"
+            params = [workspace, *params, workspace, *params]
+        sql = f"SELECT {_LOG} FROM log WHERE {where.WORKSPACE} AND entity_id = {one} AND seq < ? ORDER BY seq DESC"
+        rows = (await self._fetch(workspace, sql + _limit(query.limit), [workspace, *params, before])).rows
         if not rows and query.cursor is None:
             raise no_task(query.id)
         items = tuple(map(change_of, rows[: query.limit]))
         return Page(items, encode_cursor(same, items[-1].seq) if len(rows) > len(items) else None)
 
-    async def id_of(self, query: History) -> int:
-        """Return the id of the task with this uid, the last one that had it if it is removed."""
-        uid = str(query.id)
-        for sql in (
-            "SELECT id FROM tasks WHERE workspace_id = ? AND uid = ?",
-            "SELECT entity_id FROM log WHERE workspace_id = ? AND entity_uid = ? AND op = 'remove' ORDER BY +seq DESC LIMIT 1",
-        ):
-            for row in await self.fetch(sql, uid):
-                return cast(int, row[0])
-        raise no_task(query.id)
-
-    async def changes(self, query: ChangesSince) -> Changes:
-        [(epoch,)] = await self.connection.fetch("SELECT epoch FROM meta")
-        if (query.epoch is not None and query.epoch != epoch) or query.since > self.seq:
+    async def _changes(self, workspace: str, query: ChangesSince) -> Changes:
+        sql = (
+            f"SELECT epoch, {_LOG} FROM meta LEFT JOIN (SELECT * FROM log WHERE {where.WORKSPACE} AND seq > ? "
+            f"ORDER BY seq LIMIT {query.limit}) AS entries ON 1 = 1"
+        )
+        head, rows = await self._fetch(workspace, sql, [workspace, min(query.since, _INTEGER_MAX)])
+        epoch = rows[0][0]
+        if (query.epoch is not None and query.epoch != epoch) or query.since > head:
             raise CursorExpired(f"this log has no entry {query.since} of that epoch; read it anew from 0", epoch=epoch)
-        sql = f"SELECT {_LOG} FROM log WHERE workspace_id = ? AND seq > ? ORDER BY seq LIMIT ?"
-        items = tuple(map(change_of, await self.fetch(sql, query.since, query.limit)))
+        items = tuple(change_of(row[1:]) for row in rows if row[1] is not None)
         last = items[-1].seq if items else query.since
-        return Changes(items, last, last < self.seq, epoch)
+        return Changes(items, last, last < head, epoch)
 
-    def tallies(self, rows: Sequence[tuple[str, int, int]]) -> Tallies:
-        found: dict[str, dict[Status, int]] = {}
-        for name, status, count in rows:
-            found.setdefault(name, _no_counts())[STATUSES[status]] = count
-        return Tallies(tuple(Tally(name, found[name]) for name in sorted(found)))
-
-    async def stats(self, zone: ZoneInfo) -> Stats:
-        counts = _no_counts()
-        for status, count in await self.fetch("SELECT status, count(*) FROM tasks WHERE workspace_id = ? GROUP BY 1"):
-            counts[STATUSES[status]] = count
-        context = where.Context(self.connection.dialect, self.workspace, zone, self.now)
-        sql, params = where.condition(Overdue(), context)
-        [(overdue,)] = await self.fetch(f"SELECT count(*) FROM tasks WHERE workspace_id = ? AND {sql}", *params)
-        return Stats(counts, overdue, await self.done_per_day(zone))
-
-    async def done_per_day(self, zone: ZoneInfo) -> tuple[Day, ...]:
-        today = self.now.astimezone(zone).date()
+    async def _stats(self, workspace: str, zone: ZoneInfo) -> Stats:
+        now = datetime.now(UTC)
+        today = now.astimezone(zone).date()
         days = [today - timedelta(days=ago) for ago in reversed(range(STATS_DAYS))]
         starts = [micros(datetime(day.year, day.month, day.day, tzinfo=zone)) for day in [*days, today + timedelta(days=1)]]
-        bounds = [bound for n in range(STATS_DAYS) for bound in (n, starts[n], starts[n + 1])]
+        spans = ", ".join(f"({n}, {starts[n]}, {starts[n + 1]})" for n in range(STATS_DAYS))
+        context = where.Context(self._driver.dialect, workspace, zone, now)
+        overdue, params = where.condition(Overdue(), context)
         sql = (
-            f"WITH days (n, start, stop) AS (VALUES {', '.join(['(?, ?, ?)'] * STATS_DAYS)}) "
-            "SELECT n, count(*) FROM days JOIN tasks ON completed_at >= start AND completed_at < stop "
-            "WHERE workspace_id = ? GROUP BY 1"
+            f"SELECT 'status' AS kind, status AS item, count(*) FROM tasks WHERE {where.WORKSPACE} GROUP BY 2 "
+            f"UNION ALL SELECT 'overdue', 0, count(*) FROM tasks WHERE {where.WORKSPACE} AND {overdue} "
+            f"UNION ALL SELECT 'done', n, count(*) FROM (WITH days (n, start, stop) AS (VALUES {spans}) SELECT * FROM days) AS d "
+            f"JOIN tasks ON {where.WORKSPACE} AND completed_at >= start AND completed_at < stop GROUP BY 2"
         )
-        found: dict[int, int] = dict(await self.connection.fetch(sql, [*bounds, self.workspace]))
-        return tuple(Day(day, found.get(n, 0)) for n, day in enumerate(days))
+        counts, done, late = _no_counts(), dict.fromkeys(range(STATS_DAYS), 0), 0
+        for kind, item, count in (await self._fetch(workspace, sql, [workspace, workspace, *params, workspace])).rows:
+            match kind:
+                case "status":
+                    counts[STATUSES[item]] = count
+                case "overdue":
+                    late = count
+                case _:
+                    done[item] = count
+        return Stats(counts, late, tuple(Day(day, done[n]) for n, day in enumerate(days)))
+
+
+class _Answer(NamedTuple):
+    seq: int
+    rows: list[Row]
+
+
+def _tallies(rows: Sequence[Row]) -> Tallies:
+    found: dict[str, dict[Status, int]] = {}
+    for name, status, count in rows:
+        found.setdefault(name, _no_counts())[STATUSES[status]] = count
+    return Tallies(tuple(Tally(name, found[name]) for name in sorted(found)))
+
+
+def _limit(limit: int | None) -> str:
+    # One more than asked for tells whether there are more. A number, not a parameter, for a plan that knows how few are wanted.
+    # SQLite forgets the order of a part that has no limit.
+    return f" LIMIT {_INTEGER_MAX if limit is None else _bounded(limit + 1)}"
 
 
 def _bounded(number: int) -> int:

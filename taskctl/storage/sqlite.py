@@ -31,25 +31,26 @@ CHECKPOINT_BYTES = 4 * 1024 * 1024
 """The log beside the database (-wal) is written back when it is longer than this."""
 _WORKSPACE_SHIFT = 40
 """A row of the search table has the number workspace << 40 | task."""
+_ID_MASK = (1 << _WORKSPACE_SHIFT) - 1
 
 
 class Dialect:
     """How SQLite says it."""
 
-    head = "SELECT id, seq, micros() FROM workspaces WHERE name = ?"
     lock = "SELECT id, seq, next_id, written_at, micros() FROM workspaces WHERE name = ?"
+    alone = "SELECT 1"  # whoever writes is alone
 
     def among(self, column: str, values: Iterable[int] | Iterable[str]) -> Sql:
         from json import dumps
 
         return f"{column} IN (SELECT value FROM json_each(?))", [dumps(list(values))]
 
-    def search(self, workspace: int, words: Sequence[str], *, prefix: bool) -> Sql:
-        first = workspace << _WORKSPACE_SHIFT
-        last = first + (1 << _WORKSPACE_SHIFT) - 1
-        rows = f"tasks_search MATCH ? AND rowid BETWEEN {first} AND {last}"
+    def search(self, workspace: str, words: Sequence[str], *, prefix: bool) -> Sql:
+        first = f"(SELECT id << {_WORKSPACE_SHIFT} FROM workspaces WHERE name = ?)"
+        last = f"(SELECT (id << {_WORKSPACE_SHIFT}) + {_ID_MASK} FROM workspaces WHERE name = ?)"
+        found = f"SELECT rowid & {_ID_MASK} FROM tasks_search WHERE tasks_search MATCH ? AND rowid BETWEEN {first} AND {last}"
         phrase = '"' + " ".join(words) + '"'
-        return f"id IN (SELECT rowid - {first} FROM tasks_search WHERE {rows})", [f"{phrase} *" if prefix else phrase]
+        return f"id IN ({found})", [f"{phrase} *" if prefix else phrase, workspace, workspace]
 
 
 class File:
@@ -92,7 +93,7 @@ class File:
                     raw.execute("PRAGMA journal_mode = WAL")
                     raw.executescript(f"BEGIN IMMEDIATE;{migrations.script()}COMMIT;")
                     revision = migrations.HEAD
-        if revision != migrations.HEAD:
+        if revision not in migrations.WORKING:
             raise migrations.outdated(revision)
 
     def revision(self, raw: sqlite3.Connection) -> str | None:
@@ -211,16 +212,33 @@ class Connection:
         self.raw = raw
         self.observer = observer
 
-    async def fetch(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
+    def _execute(self, sql: str, params: Sequence[Any]) -> list[Row]:
         started = time.perf_counter()
         rows = self.raw.execute(sql, params).fetchall()
         self.observer(StatementDone(sql, len(rows), time.perf_counter() - started))
         return rows
 
-    async def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    def _many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         started = time.perf_counter()
         self.raw.executemany(sql, rows)
         self.observer(StatementDone(sql, len(rows), time.perf_counter() - started))
+
+    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:  # noqa: ARG002  # sqlite3 prepares all
+        return self._execute(sql, params)
+
+    async def run(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> None:  # noqa: ARG002
+        self._execute(sql, params)
+
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self._many(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", rows)
+
+    async def update(self, table: str, key: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        values = ", ".join(f"{column} = ?{n}" for n, column in enumerate(columns, start=len(key) + 1))
+        where = " AND ".join(f"{column} = ?{n}" for n, column in enumerate(key, start=1))
+        self._many(f"UPDATE {table} SET {values} WHERE {where}", rows)
+
+    async def delete(self, table: str, key: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self._many(f"DELETE FROM {table} WHERE {' AND '.join(f'{column} = ?' for column in key)}", rows)
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -240,10 +258,17 @@ class InlineSqlite:
         self._file = file
         self._connection: Connection | None = None
 
+    dialect: driver.Dialect = Connection.dialect
+
     def _open(self) -> Connection:
         if self._connection is None:
             self._connection = self._file.connect()
         return self._connection
+
+    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:
+        connection = self._open()
+        with self._file.errors():
+            return await connection.fetch(sql, params, fixed=fixed)
 
     async def read(self, work: Work[T]) -> T:
         connection = self._open()

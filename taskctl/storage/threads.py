@@ -1,14 +1,14 @@
 """SQLite for programs with an event loop: one thread writes, a few read, each with a connection of its own."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Lock, local
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from taskctl.errors import Unavailable
-from taskctl.storage.driver import Work
+from taskctl.storage.driver import Row, Work
 from taskctl.storage.sqlite import File, InlineSqlite, drive
 
 T = TypeVar("T")
@@ -38,6 +38,11 @@ class ThreadedSqlite:
             with self._lock:
                 self._opened.append(inline)
         return inline
+
+    dialect = InlineSqlite.dialect
+
+    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:
+        return await self._run(self._readers, lambda: drive(self._inline().fetch(sql, params, fixed=fixed)))
 
     async def read(self, work: Work[T]) -> T:
         return await self._run(self._readers, lambda: drive(self._inline().read(work)))

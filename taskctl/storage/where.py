@@ -13,15 +13,16 @@ from taskctl.filters import DueLimits, before, due_limits, overdue_limits
 from taskctl.storage.driver import Dialect, Row, Sql
 from taskctl.tasks import And, Compare, Condition, Match, Not, Or, Overdue, Text
 
-_FIRST, _LAST = -(2**63), 2**63 - 1
+_FIRST, _LAST = -(2**63) + 1, 2**63 - 1  # one more than the least: PostgreSQL reads -(2**63) as something larger than a BIGINT
+WORKSPACE = "workspace_id = (SELECT id FROM workspaces WHERE name = ?)"
 _SQL_OPEN = f"status < {STATUSES.index('done')}"
 
 
 class Context(NamedTuple):
-    """What a condition is judged by: the workspace, the reader's zone, and the moment."""
+    """What a condition is judged by: the workspace's name, the reader's zone, and the moment."""
 
     dialect: Dialect
-    workspace: int
+    workspace: str
     zone: ZoneInfo
     now: datetime
 
@@ -63,8 +64,8 @@ def _joined(word: str, terms: Sequence[Condition], context: Context) -> Sql:
 
 
 def _due_before(limits: DueLimits) -> Sql:
-    # The first term is implied by the second; an index on due_at can use it.
-    sql = "(due_at IS NOT NULL AND due_at <= ? AND CASE WHEN due_is_day = 1 THEN due_at <= ? ELSE due_at < ? END)"
+    # The first term, of an index, is implied by the second where there is a due, and false where there is none.
+    sql = f"(COALESCE(due_at, {_LAST}) <= ? AND CASE WHEN due_is_day = 1 THEN due_at <= ? ELSE due_at < ? END)"
     return sql, [max(limits), limits.day, limits.instant]
 
 
@@ -84,7 +85,7 @@ def _match(field: str, values: Sequence[Any], context: Context) -> Sql:
             params = [bound for value in some for bound in (value, f"{value}.", f"{value}/")]
         case "label" if some:
             among, params = _in("label", some)
-            sql = f"id IN (SELECT task_id FROM task_labels WHERE workspace_id = ? AND {among})"
+            sql = f"id IN (SELECT task_id FROM task_labels WHERE {WORKSPACE} AND {among})"
             params = [context.workspace, *params]
     if None in values:
         column = {"label": "labels = '[]'", "due": "due_at IS NULL"}.get(field, f"{field} IS NULL")
@@ -104,18 +105,40 @@ class _Key(NamedTuple):
     position: int
 
 
-def order(sort: Sequence[str], columns: Sequence[str]) -> list[_Key]:
-    """Return the keys of an order over `columns`; the last one is unique, so no two rows are equal."""
-    keys = []
-    for word in sort:
+class Order(NamedTuple):
+    """The keys of an order, the last one unique; and what the rows come from, with the parameters of that."""
+
+    keys: list[_Key]
+    source: str
+    params: list[Any]
+
+
+_LOG_FIRST = (
+    f"(SELECT entity_id AS changed_id, version AS changed_version, at AS changed_at FROM log WHERE {WORKSPACE}) AS changes "
+    f"JOIN tasks ON {WORKSPACE} AND id = changed_id AND version = changed_version"
+)
+
+
+def order(sort: Sequence[str], columns: Sequence[str], workspace: str) -> Order:
+    """Return an order of the rows of `columns`. No two rows are equal in it.
+
+    The id that breaks ties goes the way of the key before it, so that one index serves an order and its reverse. By
+    `updated_at` the rows are found through the log, because an index of it would make every edit dear (docs/decisions/0009).
+    """
+    through_log = bool(sort) and sort[0].lstrip("-") == "updated_at"
+    keys: list[_Key] = []
+    for word in [*sort, "-id" if sort and sort[-1].startswith("-") else "id"]:
         name, descending = word.lstrip("-"), word.startswith("-")
         column = "due_at" if name == "due" else name
-        # Without a due a task comes last either way.
-        sql = f"COALESCE(due_at, {_FIRST if descending else _LAST})" if name == "due" else column
+        sql = column
+        if name == "due":  # without one a task comes last either way
+            sql = f"COALESCE(due_at, {_FIRST if descending else _LAST})"
+        elif through_log:
+            sql = {"updated_at": "changed_at", "id": "changed_id"}.get(column, column)
         keys.append(_Key(sql, descending, columns.index(column)))
-        if name == "id":
-            return keys
-    return [*keys, _Key("id", False, columns.index("id"))]
+        if column == "id":
+            break
+    return Order(keys, _LOG_FIRST, [workspace] * 2) if through_log else Order(keys, "tasks", [])
 
 
 def order_by(keys: Sequence[_Key]) -> str:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from taskctl import Settings, TaskService, create_app, open_tasks
 from taskctl.tasks import Source
+from tests.postgres import database
 
 
 class Stack(NamedTuple):
@@ -27,8 +28,26 @@ def _sqlite(folder: Path) -> AbstractAsyncContextManager[TaskService]:
 
 
 @asynccontextmanager
-async def _sqlite_remote(folder: Path) -> AsyncIterator[TaskService]:
-    runner = web.AppRunner(create_app(Settings(database_url=f"sqlite:///{folder}/tasks.db")))
+async def _postgres(folder: Path) -> AsyncIterator[TaskService]:
+    with database() as url:
+        async with open_tasks(url) as tasks:
+            yield tasks
+
+
+def _sqlite_remote(folder: Path) -> AbstractAsyncContextManager[TaskService]:
+    return _remote(f"sqlite:///{folder}/tasks.db")
+
+
+@asynccontextmanager
+async def _postgres_remote(folder: Path) -> AsyncIterator[TaskService]:
+    with database() as url:
+        async with _remote(url) as tasks:
+            yield tasks
+
+
+@asynccontextmanager
+async def _remote(url: str) -> AsyncIterator[TaskService]:
+    runner = web.AppRunner(create_app(Settings(database_url=url)))
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -41,5 +60,7 @@ async def _sqlite_remote(folder: Path) -> AsyncIterator[TaskService]:
 
 STACKS = {
     "sqlite": Stack(_sqlite, "library", scopes=True),
+    "postgres": Stack(_postgres, "library", scopes=True),
     "sqlite-remote": Stack(_sqlite_remote, "api", scopes=False),
+    "postgres-remote": Stack(_postgres_remote, "api", scopes=False),
 }

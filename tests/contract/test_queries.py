@@ -40,7 +40,7 @@ def sort_key(name: str, task: Task) -> Any:
 
 def documented_order(tasks: list[Task], sort: tuple[str, ...]) -> list[int]:
     """Return the ids in the order that the contract promises, by stable sorts from the last key to the first."""
-    found = sorted(tasks, key=lambda task: task.id)
+    found = sorted(tasks, key=lambda task: task.id, reverse=bool(sort) and sort[-1].startswith("-"))
     for word in reversed(sort):
         name, descending = word.removeprefix("-"), word.startswith("-")
         if name == "due":

@@ -7,8 +7,18 @@ from pathlib import Path
 
 from taskctl.errors import SchemaOutdated, TaskctlError
 
-HEAD = "0002"
-REVISIONS = ("0001", "0002")
+HEAD = "0003"
+REVISIONS = ("0001", "0002", "0003")
+WORKING = ("0002", "0003")
+"""The revisions with which this taskctl works: what came after them only adds to them, such as an index."""
+
+LEXEME_MAX = 250
+"""Characters of a word that PostgreSQL's index holds; it takes no more than 2046 bytes."""
+LEXEMES = (
+    "array_to_tsvector(string_to_array(CASE WHEN length(search) > 250 "
+    r"THEN regexp_replace(search, '(\S{250})\S+', '\1', 'g') ELSE search END, ' '))"
+)
+"""The words of a task as PostgreSQL's index has them, as they are: it has no say in where a word begins or ends."""
 
 
 def script() -> str:

@@ -2,10 +2,8 @@
 
 from alembic import context
 
-context.configure(
-    connection=context.config.attributes["connection"],
-    transaction_per_migration=True,
-    transactional_ddl=True,
-)
+attributes = context.config.attributes
+where = {"dialect_name": attributes["dialect"]} if context.is_offline_mode() else {"connection": attributes["connection"]}
+context.configure(transaction_per_migration=True, transactional_ddl=True, **where)
 with context.begin_transaction():
     context.run_migrations()

@@ -4,7 +4,7 @@ CREATE TABLE alembic_version (
     version_num VARCHAR(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO alembic_version (version_num) VALUES ('0002');
+INSERT INTO alembic_version (version_num) VALUES ('0003');
 CREATE TABLE meta (epoch TEXT NOT NULL);
 INSERT INTO meta (epoch) VALUES (lower(hex(randomblob(8))));
 CREATE TABLE workspaces (
@@ -36,9 +36,15 @@ CREATE TABLE tasks (
     PRIMARY KEY (workspace_id, id),
     UNIQUE (workspace_id, uid)
 ) WITHOUT ROWID;
-CREATE INDEX tasks_due ON tasks (workspace_id, due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX tasks_project ON tasks (workspace_id, project, status) WHERE project IS NOT NULL;
 CREATE INDEX tasks_completed ON tasks (workspace_id, completed_at) WHERE completed_at IS NOT NULL;
+CREATE INDEX tasks_due ON tasks (workspace_id, COALESCE(due_at, 9223372036854775807), id);
+CREATE INDEX tasks_due_last ON tasks (workspace_id, COALESCE(due_at, -9223372036854775807), id);
+CREATE INDEX tasks_created ON tasks (workspace_id, created_at, id);
+CREATE INDEX tasks_title ON tasks (workspace_id, title, id);
+CREATE INDEX tasks_status ON tasks (workspace_id, status, id);
+CREATE INDEX tasks_open ON tasks (workspace_id, id) WHERE status < 2;
+CREATE INDEX tasks_priority ON tasks (workspace_id, priority, id);
+CREATE INDEX tasks_project ON tasks (workspace_id, project, id) WHERE project IS NOT NULL;
 CREATE TABLE task_labels (
     workspace_id INTEGER NOT NULL,
     label TEXT NOT NULL,
@@ -63,6 +69,7 @@ CREATE TABLE log (
     PRIMARY KEY (workspace_id, seq)
 ) WITHOUT ROWID;
 CREATE INDEX log_entity ON log (workspace_id, entity_id, seq);
+CREATE INDEX log_at ON log (workspace_id, at, entity_id);
 CREATE INDEX log_removed ON log (workspace_id, entity_uid, seq) WHERE op = 'remove';
 CREATE VIRTUAL TABLE tasks_search USING fts5 (search, content = '', columnsize = 0, prefix = '2 3', tokenize = "ascii tokenchars '|'");
 CREATE TRIGGER tasks_search_insert AFTER INSERT ON tasks BEGIN INSERT INTO tasks_search (rowid, search) VALUES ((new.workspace_id << 40 | new.id), new.search); END;

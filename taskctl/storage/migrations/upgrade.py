@@ -1,23 +1,27 @@
 """What the `db` commands do with alembic. The only module that imports it, and SQLAlchemy; both are slow to import."""
 
+import io
 import time
 from contextlib import closing
+from typing import Any
 
+import psycopg2
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from taskctl.errors import Unavailable
 from taskctl.storage.checks import revision_of
+from taskctl.storage.libpq import Place
 from taskctl.storage.migrations import HEAD, REVISIONS, outdated
 from taskctl.storage.sqlite import APPLICATION_ID, File
 
-
-def _config(connection: Connection | None = None) -> Config:
-    config = Config()
-    config.set_main_option("script_location", "taskctl:storage/migrations")
-    config.attributes["connection"] = connection
-    return config
+_ADVISORY_LOCK = 0x7461736B
+"""Whoever holds the advisory lock with this number (PostgreSQL has one of each per database) may change the schema."""
+LOCK_SECONDS = 600
+"""How long an upgrade waits for another one."""
 
 
 def upgrade_sqlite(file: File, revision: str = HEAD) -> tuple[str | None, str]:
@@ -32,9 +36,64 @@ def upgrade_sqlite(file: File, revision: str = HEAD) -> tuple[str | None, str]:
         engine = create_engine("sqlite://", creator=file.raw, poolclass=NullPool)
         # sqlite3 begins no transaction for DDL by itself; this says BEGIN where SQLAlchemy thinks that one begins.
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-        with engine.connect() as connection:
-            command.upgrade(_config(connection), revision)
+        _run(engine, revision)
         return before, _prepare(file) or revision
+
+
+def upgrade_postgres(place: Place, revision: str = HEAD) -> tuple[str | None, str]:
+    """Do the same to a PostgreSQL database.
+
+    The advisory lock is on a connection of its own, and is asked for again and again: waiting for it within the database
+    would be a transaction that holds up what the one before us waits for.
+    """
+    with place.connect() as lock:
+        lock.autocommit = True
+        cursor = lock.cursor()
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _first(cursor, f"SELECT pg_try_advisory_lock({_ADVISORY_LOCK})"):
+            if time.monotonic() > deadline:
+                raise Unavailable(f"somebody else has been changing the schema of {place.shown} for {LOCK_SECONDS} s")
+            time.sleep(0.1)
+        before = place.revision()
+        if before and before not in REVISIONS:
+            raise outdated(before)
+        options = f"{place.params.get('options', '')} -c client_connection_check_interval=100ms"
+        params = place.connect_params(options=options)
+        engine = create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(**params), poolclass=NullPool)
+        try:
+            _run(engine, revision)
+        except DBAPIError as e:
+            told = str(e.orig).strip().partition("\n")[0]
+            raise Unavailable(f"the schema of {place.shown} cannot be changed: {told}") from e
+        return before, place.revision() or revision
+
+
+def statements(dialect: str, before: str | None, revision: str = HEAD) -> str:
+    """Return the SQL that an upgrade from a revision would run, without running anything."""
+    if before and before not in REVISIONS:
+        raise outdated(before)
+    config = _config(dialect=dialect)
+    config.output_buffer = io.StringIO()
+    if before != revision:
+        command.upgrade(config, f"{before or 'base'}:{revision}", sql=True)
+    return config.output_buffer.getvalue()
+
+
+def _run(engine: Engine, revision: str) -> None:
+    with engine.connect() as connection:
+        command.upgrade(_config(connection=connection), revision)
+
+
+def _config(**attributes: Any) -> Config:
+    config = Config()
+    config.set_main_option("script_location", "taskctl:storage/migrations")
+    config.attributes.update(attributes)
+    return config
+
+
+def _first(cursor: Any, sql: str) -> Any:
+    cursor.execute(sql)
+    return cursor.fetchone()[0]
 
 
 def _prepare(file: File) -> str | None:

@@ -1,10 +1,12 @@
 """Full text search.
 
 The index holds the words that `taskctl.filters.words` finds. They have no spaces, and what FTS5's ascii tokenizer does with
-them is to part them at the spaces: nothing is left for it to see differently from another database.
+them is to part them at the spaces; PostgreSQL gets them as lexemes without its parser. So neither sees them differently.
 """
 
 from alembic import op
+
+from taskctl.storage.migrations import LEXEMES
 
 revision = "0002"
 down_revision = "0001"
@@ -17,7 +19,7 @@ _INSERT = f"INSERT INTO tasks_search (rowid, search) VALUES ({_NEW}, new.search)
 _CHANGED = "old.search <> new.search"
 _COLUMNS = "search, content = '', columnsize = 0, prefix = '2 3', tokenize = \"ascii tokenchars '|'\""
 
-_SEARCH = (
+_SQLITE = (
     f"CREATE VIRTUAL TABLE tasks_search USING fts5 ({_COLUMNS})",
     "INSERT INTO tasks_search (rowid, search) SELECT workspace_id << 40 | id, search FROM tasks",
     f"CREATE TRIGGER tasks_search_insert AFTER INSERT ON tasks BEGIN {_INSERT} END",
@@ -26,6 +28,9 @@ _SEARCH = (
 )
 
 
+_POSTGRESQL = (f"CREATE INDEX tasks_search ON tasks USING gin (({LEXEMES}))",)
+
+
 def upgrade() -> None:
-    for statement in _SEARCH:
+    for statement in _SQLITE if op.get_context().dialect.name == "sqlite" else _POSTGRESQL:
         op.execute(statement)

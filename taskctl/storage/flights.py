@@ -1,0 +1,121 @@
+"""Reads that arrive together are sent together.
+
+Single tasks that are asked for while others are on their way become one query; equal questions that wait to be sent share
+one. A question that is sent already is never shared: its snapshot may be older than the one who asks.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeAlias
+
+from taskctl.errors import Overloaded, Unavailable
+from taskctl.storage.ledger import no_task
+from taskctl.storage.sql import Questions
+from taskctl.tasks import GetTask, Query, Ref
+
+TASKS_MAX = 500
+"""Tasks asked for in one query."""
+WAITING_MAX = 10_000
+"""Different questions that wait."""
+
+_Answer: TypeAlias = asyncio.Future[Any]
+
+
+class Flights:
+    """Puts questions to the database, at most `width` statements at a time, and of single tasks two per workspace."""
+
+    def __init__(self, questions: Questions, *, width: int) -> None:
+        self._questions = questions
+        self._width = width
+        self._waiting: dict[tuple[str, Query[Any]], _Answer] = {}
+        self._queue: deque[tuple[str, Query[Any]]] = deque()
+        self._refs: dict[str, dict[Ref, _Answer]] = {}
+        self._flying: dict[str, int] = {}
+        self._others = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def ask(self, workspace: str, query: Query[Any]) -> Any:
+        """Return the answer to a question. Raises what the database says instead."""
+        if self._closed:
+            raise Unavailable("the service is being closed")
+        if len(self._waiting) >= WAITING_MAX:
+            raise Overloaded(f"{len(self._waiting)} questions are waiting to be answered already")
+        if isinstance(query, GetTask):
+            refs = self._refs.setdefault(workspace, {})
+            if (answer := refs.get(query.id)) is None:
+                answer = refs[query.id] = asyncio.get_running_loop().create_future()
+                if len(refs) == 1:
+                    asyncio.get_running_loop().call_soon(self._send_refs, workspace)
+        else:
+            try:
+                hash(query)
+            except TypeError:  # a list somewhere in it: nothing can be equal to it
+                return await self._questions.answer(workspace, query)
+            key = (workspace, query)
+            if (answer := self._waiting.get(key)) is None:
+                answer = self._waiting[key] = asyncio.get_running_loop().create_future()
+                self._queue.append(key)
+                self._send_others()
+        return await asyncio.shield(answer)
+
+    async def close(self) -> None:
+        """Take nothing more, and return when all that was asked is answered."""
+        self._closed = True
+        while self._tasks or self._refs:
+            await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _send_refs(self, workspace: str) -> None:
+        refs = self._refs.get(workspace)
+        if not refs or self._flying.get(workspace, 0) >= 2:
+            return
+        if len(refs) <= TASKS_MAX:
+            del self._refs[workspace]
+        else:
+            refs = {ref: refs.pop(ref) for ref in list(refs)[:TASKS_MAX]}
+        self._flying[workspace] = self._flying.get(workspace, 0) + 1
+        self._start(self._fly_refs(workspace, refs))
+
+    async def _fly_refs(self, workspace: str, refs: dict[Ref, _Answer]) -> None:
+        try:
+            found = await self._questions.tasks(workspace, list(refs))
+        except Exception as e:
+            _fail(refs.values(), e)
+        else:
+            for ref, answer in refs.items():
+                if (task := found.get(ref)) is not None:
+                    answer.set_result(task)
+                else:
+                    _fail([answer], no_task(ref))
+        finally:
+            self._flying[workspace] -= 1
+            if not self._flying[workspace]:
+                del self._flying[workspace]
+            self._send_refs(workspace)
+
+    def _send_others(self) -> None:
+        while self._queue and self._others < self._width:
+            key = self._queue.popleft()
+            self._others += 1
+            self._start(self._fly_other(*key, self._waiting.pop(key)))
+
+    async def _fly_other(self, workspace: str, query: Query[Any], answer: _Answer) -> None:
+        try:
+            answer.set_result(await self._questions.answer(workspace, query))
+        except Exception as e:
+            _fail([answer], e)
+        finally:
+            self._others -= 1
+            self._send_others()
+
+
+def _fail(answers: Iterable[_Answer], e: Exception) -> None:
+    for answer in answers:
+        answer.set_exception(e)
+        answer.exception()  # its caller may be gone; that is no reason for a warning

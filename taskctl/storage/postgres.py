@@ -1,0 +1,520 @@
+"""PostgreSQL, by aiopg: sessions made safe, a transaction in few round trips, and what to do when the database is away.
+
+Decision 0007 says what is wrong with aiopg as it is, and how each of these is met here.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+import msgspec
+import psycopg2
+from aiopg.connection import Connection as AiopgConnection
+from psycopg2 import errorcodes, errors, extensions
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random
+
+from taskctl.errors import StorageFull, Unavailable
+from taskctl.observe import DatabaseAway, DatabaseBack, Observer, StatementDone
+from taskctl.storage import driver, migrations
+from taskctl.storage.driver import Doubtful, Row, Sql, Work
+from taskctl.storage.libpq import Place
+from taskctl.storage.pool import Pool
+
+T = TypeVar("T")
+
+SILENCE_SECONDS = 0.5
+"""A statement that takes longer is no reason for alarm, but for a look whether the database still answers others."""
+PROBE_SECONDS = 0.4
+"""How long that look may take."""
+FIRST_SECONDS = 0.8
+"""How long a caller waits for a connection while there is none at all."""
+RETRY_SECONDS = 0.25
+"""Reads whose connection broke are tried again for this long."""
+IDLE_IN_TRANSACTION_SECONDS = 1
+"""The server ends a transaction whose client says nothing: a process that was stopped must not hold a workspace."""
+PREPARED_MAX = 100
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Lost(Unavailable):
+    """The connection broke, or the database is on its way down. Nothing was committed, unless it was on its way already."""
+
+
+# ---------------------------------------------------------------------------------------------------------- the connection
+
+
+class _Connection(AiopgConnection):
+    """aiopg's connection, with what makes it unsafe put right.
+
+    The event loop watches a duplicate of libpq's descriptor: libpq closes and replaces its own while it tries hosts and when
+    a connection breaks, and a loop that watches a closed number confuses it with whatever gets that number next. A cancelled
+    statement (`statement_timeout`) stays an error of the database; aiopg makes a CancelledError of it, as if the caller had been
+    cancelled.
+    """
+
+    def __init__(self, timeout: float, **params: Any) -> None:
+        self._connecting = True
+        super().__init__(None, timeout, enable_json=False, enable_hstore=False, enable_uuid=False, **params)
+        assert self._fileno is not None, "it has just been opened"
+        self._loop.remove_reader(self._fileno)
+        self._fileno = None
+        self._watch(extensions.POLL_WRITE)
+
+    def _watch(self, state: int) -> None:
+        """Have the loop watch the socket that libpq uses now, for what it waits for."""
+        self._unwatch()
+        self._fileno = os.dup(self._conn.fileno())
+        if state == extensions.POLL_WRITE:
+            self._writing = True
+            self._loop.add_writer(self._fileno, self._ready, self._weakref)
+        else:
+            self._loop.add_reader(self._fileno, self._ready, self._weakref)
+
+    def _unwatch(self) -> None:
+        descriptor, self._fileno = self._fileno, None
+        if descriptor is None:
+            return
+        self._loop.remove_reader(descriptor)
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(descriptor)
+        os.close(descriptor)
+
+    @staticmethod
+    def _ready(weak_self: Any) -> None:
+        self = weak_self()
+        if self is None:
+            return
+        if self._connecting:
+            self._go_on_connecting()
+            return
+        AiopgConnection._ready(weak_self)  # noqa: SLF001
+        if self._conn.closed:
+            self._unwatch()
+
+    def _go_on_connecting(self) -> None:
+        waiter = self._waiter
+        try:
+            state = self._conn.poll()
+        except psycopg2.Error as e:
+            self._unwatch()
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(e)
+            return
+        self._watch(state)
+        if state == extensions.POLL_OK:
+            self._connecting = False
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    async def _poll(self, waiter: "asyncio.Future[None]", timeout: float) -> None:
+        self._ready(self._weakref)
+        try:
+            async with asyncio.timeout(timeout):
+                await waiter
+        except (asyncio.CancelledError, TimeoutError):
+            self._close()
+            raise
+        finally:
+            self._waiter = None
+
+    def _close(self) -> None:
+        self._unwatch()
+        super()._close()
+
+
+# -------------------------------------------------------------------------------------------------------------- the dialect
+
+
+class Dialect:
+    """How PostgreSQL says it."""
+
+    # The clock is read outside: within, it would be read before the wait for the lock.
+    lock = (
+        "WITH locked AS MATERIALIZED (SELECT id, seq, next_id, written_at FROM workspaces WHERE name = ? FOR NO KEY UPDATE) "
+        "SELECT id, seq, next_id, written_at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM locked"
+    )
+    alone = "LOCK TABLE workspaces, tasks, task_labels, log, meta IN EXCLUSIVE MODE"
+
+    def among(self, column: str, values: Iterable[int] | Iterable[str]) -> Sql:
+        return f"{column} = ANY(?)", ["{" + ",".join(map(str, values)) + "}"]
+
+    def search(self, workspace: str, words: Sequence[str], *, prefix: bool) -> Sql:  # noqa: ARG002  # the rows are the workspace's
+        *whole, last = [word[: migrations.LEXEME_MAX] for word in words]
+        tokens = [f"'{word}'" for word in whole] + [f"'{last}':*" if prefix else f"'{last}'"]
+        sql, params = f"{migrations.LEXEMES} @@ ?::tsquery", [" & ".join(tokens)]
+        if len(words) > 1 or len(words[0]) > migrations.LEXEME_MAX:
+            # The index knows no order and no more than the beginning of a very long word.
+            sql += " AND ' ' || search || ' ' LIKE ?"
+            params.append(f"% {' '.join(words)}{'' if prefix else ' '}%")
+        return f"({sql})", params
+
+
+@lru_cache(512)
+def _numbered(sql: str) -> tuple[str, int]:
+    """Return a statement with $1, $2... for its parameters, and how many there are."""
+    head, *tail = sql.split("?")
+    return head + "".join(f"${n}{part}" for n, part in enumerate(tail, start=1)), len(tail)
+
+
+@lru_cache(512)
+def _formatted(sql: str) -> str:
+    """Return a statement with psycopg2's %s for its parameters."""
+    return sql.replace("%", "%%").replace("?", "%s")
+
+
+# -------------------------------------------------------------------------------------------------------------- the session
+
+
+class Session:
+    """A connection as the statements see it. What gives no rows waits, and is sent with what comes after it."""
+
+    dialect: driver.Dialect = Dialect()
+
+    def __init__(self, postgres: "Postgres", connection: _Connection, cursor: Any, timeout: float) -> None:
+        self._postgres = postgres
+        self._connection = connection
+        self._cursor = cursor
+        self._timeout = timeout
+        self._prepared: dict[str, str] = {}
+        self._unsent: list[bytes] = []
+        self._broken = False
+
+    @property
+    def usable(self) -> bool:
+        return not (self._broken or self._connection.closed or self._unsent)
+
+    def close(self) -> None:
+        self._broken = True
+        self._connection.close()
+
+    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:
+        started = time.perf_counter()
+        self._add(sql, params, fixed=fixed)
+        rows = await self._send()
+        self._postgres.observer(StatementDone(sql, len(rows), time.perf_counter() - started))
+        return rows
+
+    async def run(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> None:
+        self._add(sql, params, fixed=fixed)
+
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        names = ", ".join(columns)
+        sql = f"INSERT INTO {table} ({names}) SELECT {names} FROM json_populate_recordset(NULL::{table}, ?)"
+        self._add(sql, [_records(columns, rows)], fixed=True)
+
+    async def update(self, table: str, key: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        values = ", ".join(f"{column} = new.{column}" for column in columns)
+        sql = f"UPDATE {table} SET {values} FROM json_populate_recordset(NULL::{table}, ?) AS new WHERE {_same(table, key)}"
+        self._add(sql, [_records((*key, *columns), rows)], fixed=True)
+
+    async def delete(self, table: str, key: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        sql = f"DELETE FROM {table} USING json_populate_recordset(NULL::{table}, ?) AS new WHERE {_same(table, key)}"
+        self._add(sql, [_records(key, rows)], fixed=True)
+
+    async def transaction(self, work: Work[T], begin: str) -> T:
+        """Run the work in a transaction of its own. Raises Doubtful if the connection broke during the commit."""
+        self._unsent = [begin.encode()]
+        try:
+            value = await work(self)
+        except BaseException:
+            if self._unsent:  # what was to be prepared with it never will be
+                self._broken = True
+            elif self.usable:
+                self._unsent.append(b"ROLLBACK")
+                await self._send()
+            raise
+        writes = bool(self._unsent)
+        self._unsent.append(b"COMMIT")
+        try:
+            await self._send()
+        except Lost:
+            if writes:
+                raise Doubtful(value) from None
+        return value
+
+    def _add(self, sql: str, params: Sequence[Any], *, fixed: bool) -> None:
+        if not fixed:
+            self._unsent.append(self._bound(_formatted(sql), params))
+            return
+        if (name := self._prepared.get(sql)) is None:
+            if len(self._prepared) >= PREPARED_MAX:
+                self._unsent.append(b"DEALLOCATE ALL")
+                self._prepared.clear()
+            name = self._prepared[sql] = f"s{len(self._prepared)}"
+            self._unsent.append(f"PREPARE {name} AS {_numbered(sql)[0]}".encode())
+        count = _numbered(sql)[1]
+        values = f"({', '.join(['%s'] * count)})" if count else ""
+        self._unsent.append(self._bound(f"EXECUTE {name}{values}", params))
+
+    def _bound(self, sql: str, params: Sequence[Any]) -> bytes:
+        return cast(bytes, self._cursor.raw.mogrify(sql, tuple(params)))
+
+    async def _send(self) -> list[Row]:
+        """Send what has gathered, in one round trip, and return the rows of the last statement."""
+        statement = b";".join(self._unsent)
+        self._unsent.clear()
+        self._postgres.begun(self)
+        try:
+            await self._cursor.execute(statement, timeout=self._timeout)
+        except BaseException as e:
+            self._broken = True  # also because what was to be prepared may not be
+            if isinstance(e, TimeoutError):
+                raise Lost(f"{self._postgres.place.shown} has not answered a statement for {self._timeout:g} s") from e
+            if isinstance(e, psycopg2.Error):
+                raise self._postgres.told(e, closed=bool(self._connection.closed)) from e
+            raise
+        finally:
+            self._postgres.ended(self)
+        return cast("list[Row]", self._cursor.raw.fetchall()) if self._cursor.description else []
+
+
+def _records(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return rows as the one JSON text that PostgreSQL makes rows of: far cheaper to write and to read than SQL literals."""
+    return _encode([dict(zip(columns, row, strict=True)) for row in rows]).decode()
+
+
+def _same(table: str, key: Sequence[str]) -> str:
+    return " AND ".join(f"{table}.{column} = new.{column}" for column in key)
+
+
+# --------------------------------------------------------------------------------------------------------------- the driver
+
+
+class Postgres:
+    """A PostgreSQL database. Reads and writes have connections of their own, so that neither keeps the other waiting.
+
+    timeout: seconds for a statement, and for a free connection.
+
+    While the database is known to be away everybody is told so at once, and one task tries to get in again.
+    """
+
+    dialect: driver.Dialect = Session.dialect
+
+    def __init__(self, place: Place, *, readers: int, writers: int, timeout: float, observer: Observer) -> None:
+        self.place = place
+        self.observer = observer
+        self._timeout = timeout
+        self._readers: Pool[Session] = Pool(self._connect, self._known, size=readers)
+        self._writers: Pool[Session] = Pool(self._connect, self._known, size=writers)
+        self._away: Unavailable | None = None
+        self._running: dict[Session, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:
+        async def once() -> list[Row]:
+            async with self._readers.connection(first=FIRST_SECONDS, next=self._timeout) as session:
+                return await session.fetch(sql, params, fixed=fixed)
+
+        return await self._retried(once)
+
+    async def read(self, work: Work[T]) -> T:
+        async with self._readers.connection(first=FIRST_SECONDS, next=self._timeout) as session:
+            # Whoever reads for long may do something else in between.
+            return await session.transaction(
+                work, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0"
+            )
+
+    async def write(self, work: Work[T]) -> T:
+        async def once() -> T:
+            async with self._writers.connection(first=FIRST_SECONDS, next=self._timeout) as session:
+                return await session.transaction(work, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+
+        # Lost means that nothing was committed; whatever may have been is Doubtful, and not for us to repeat.
+        return await self._retried(once)
+
+    async def close(self) -> None:
+        await self._writers.close()
+        await self._readers.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _retried(self, once: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await once()
+        except Lost:
+            pass
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(Lost),
+            stop=stop_after_delay(RETRY_SECONDS) | stop_after_attempt(4),
+            wait=wait_random(0.01, 0.06),
+            reraise=True,
+        )
+        try:
+            return await retrying(once)
+        except Lost as e:
+            raise Unavailable(e.detail) from e
+
+    # ------------------------------------------------------------------------------------------------------ connecting
+
+    async def _connect(self) -> Session:
+        """Connect to the first server that lets us in, as a session is to be. Raises Unavailable."""
+        failure: Unavailable | None = None
+        for target in await self.place.targets():
+            try:
+                return await self._session(target)
+            except Unavailable as e:
+                failure = e
+        assert failure is not None, "there is at least one server to try"
+        if not (self._readers.connections or self._writers.connections):
+            self._declare(failure)
+        raise failure
+
+    async def _session(self, target: dict[str, str]) -> Session:
+        try:
+            connection = _Connection(float(target.get("connect_timeout") or self._timeout), **target)
+            await connection
+        except TimeoutError as e:
+            raise Unavailable(f"the database {self.place.shown} has not answered in time") from e
+        except psycopg2.Error as e:
+            raise Unavailable(self.place.told(e)) from e
+        try:
+            cursor = await connection.cursor()
+            session = Session(self, connection, cursor, self._timeout + 1)
+            revision = None
+            try:
+                limits = {"milliseconds": round(self._timeout * 1000), "lock_milliseconds": round(self._timeout * 800)}
+                [(revision,)] = await session.fetch(_SETTINGS.format(**limits) + _REVISION)
+            except UnknownTable:
+                pass
+        except BaseException:
+            connection.close()
+            raise
+        if revision not in migrations.WORKING:
+            connection.close()
+            raise migrations.outdated(revision)
+        return session
+
+    # ---------------------------------------------------------------------------------------- when the database is away
+
+    def _known(self) -> Unavailable | None:
+        away = self._away  # a new one each time: one that is raised again and again would grow
+        return None if away is None else type(away)(away.detail, **away.extra)
+
+    def begun(self, session: Session) -> None:
+        """Take note that a session waits for an answer."""
+        loop = asyncio.get_running_loop()
+        self._running[session] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(SILENCE_SECONDS, self._look)
+
+    def ended(self, session: Session) -> None:
+        """Take note that a session has its answer, or never will."""
+        self._running.pop(session, None)
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self._running:
+            return
+        loop = asyncio.get_running_loop()
+        silent = loop.time() - min(self._running.values())
+        if silent < SILENCE_SECONDS - 0.01:
+            self._timer = loop.call_later(SILENCE_SECONDS - silent, self._look)
+        else:
+            self._start(self._probe())
+
+    async def _probe(self) -> None:
+        """Find out whether a database that is silent on one connection lets us in on another."""
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                (await self._connect()).close()
+        except (TimeoutError, Unavailable):
+            self._declare(Unavailable(f"the database {self.place.shown} does not answer"))
+            return
+        loop = asyncio.get_running_loop()
+        for session in self._running:
+            self._running[session] = loop.time()
+        if self._timer is None and self._running:
+            self._timer = loop.call_later(2 * SILENCE_SECONDS, self._look)
+
+    def _declare(self, failure: Unavailable) -> None:
+        """Take the database for away: tell everybody, close what there is, and try to get in again."""
+        if self._away is not None:
+            return
+        self._away = failure
+        self.observer(DatabaseAway(failure.detail))
+        for pool in (self._readers, self._writers):
+            pool.fail(failure)
+            pool.drop()
+        self._start(self._come_back())
+
+    async def _come_back(self) -> None:
+        """Connect until it works. An attempt that hangs does not hold up the next one."""
+        started = time.monotonic()
+        attempts: set[asyncio.Task[Session]] = set()
+        try:
+            while True:
+                attempts.add(asyncio.create_task(self._connect()))
+                done, attempts = await asyncio.wait(attempts, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    try:
+                        self._readers.give(task.result(), time.monotonic())
+                    except Unavailable as e:
+                        self._away = type(e)(e.detail, **e.extra)
+                    else:
+                        self._away = None
+                if self._away is None:
+                    self.observer(DatabaseBack(time.monotonic() - started))
+                    return
+                if done:
+                    await asyncio.sleep(0.2)
+        finally:
+            for task in attempts:
+                task.cancel()
+            if attempts:
+                await asyncio.wait(attempts)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---------------------------------------------------------------------------------------------------------- errors
+
+    def told(self, e: psycopg2.Error, *, closed: bool) -> Exception:
+        """Return an error of PostgreSQL as one of taskctl; itself, if it is a mistake of ours."""
+        shown = self.place.shown
+        match e:
+            case errors.UndefinedTable():
+                return UnknownTable()
+            case errors.LockNotAvailable():
+                return Unavailable("the workspace is being written to by somebody else, for too long")
+            case errors.QueryCanceled():
+                return Unavailable(f"the database {shown} has not done a statement within {self._timeout:g} s")
+            case errors.DiskFull():
+                return StorageFull(f"the disk under the database {shown} is full")
+            case errors.ReadOnlySqlTransaction():
+                return Lost(f"the database {shown} takes no writes now")
+            case errors.DeadlockDetected() | errors.SerializationFailure():
+                return Lost("somebody else's transaction was in the way")
+            case errors.InsufficientPrivilege():
+                return Unavailable(f"the user of the database {shown} may not do this")
+            case errors.OutOfMemory() | errors.TooManyConnections() | errors.ConfigurationLimitExceeded():
+                return Unavailable(f"the database {shown} is short of something: {errorcodes.lookup(e.pgcode or '').lower()}")
+        if closed or isinstance(e, psycopg2.OperationalError | psycopg2.InterfaceError):
+            return Lost(f"the connection to the database {shown} broke")
+        return e
+
+
+class UnknownTable(Exception):
+    """A table is not there."""
+
+
+_SETTINGS = (
+    "SET statement_timeout = {milliseconds}; SET lock_timeout = {lock_milliseconds}; "
+    f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECONDS}s'; "
+    "SET client_connection_check_interval = '100ms'; "
+    # Whatever is asked is about one workspace, and its rows are found by an index; a plan made while the tables were
+    # empty must not read them from end to end once they are full.
+    "SET enable_seqscan = off; SET standard_conforming_strings = on; SET timezone = 'UTC'; SET jit = off; "
+)
+_REVISION = "SELECT (SELECT version_num FROM alembic_version)"
