@@ -62,7 +62,7 @@ async def open_tasks(
 
     driver, readers = _driver(url, settings, observer)
     flights = Flights(Questions(driver), width=readers)
-    committer = Committer(Ledger(driver), observer, patience=settings.database_timeout)
+    committer = Committer(Ledger(driver), observer, width=2 if is_postgres(url) else 1, patience=settings.database_timeout)
     tasks = SqlTasks(flights.ask, committer.submit, workspace=workspace, actor=actor, source=source)
     try:
         if checked:

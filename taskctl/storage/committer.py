@@ -1,8 +1,10 @@
 """Group commit: many concurrent writes, one transaction, one outcome each.
 
-While one transaction of a workspace is under way, the changesets that arrive wait in the workspace's lane and form the next
-one; lanes do not wait for each other. Whoever submits waits for its outcome, but does not own the write: a caller that is
-cancelled never cancels a commit. Batches are bounded, and so is what waits; beyond that the answer is Overloaded, at once.
+While a transaction of a workspace is under way, the changesets that arrive wait in the workspace's lane and form the next
+one; lanes do not wait for each other. Where the database can, the next one is on its way already and waits for the
+workspace there, so that the database writes one batch while the next is put together. Whoever submits waits for its outcome,
+but does not own the write: a caller that is cancelled never cancels a commit. Batches are bounded, and so is what waits;
+beyond that the answer is Overloaded, at once.
 
 When the connection breaks during a commit, it is not known whether it happened. Then the log is asked, for as long as a
 writer may wait: a batch that is there has happened, one that is not is written again. Meanwhile the lane goes on.
@@ -27,6 +29,8 @@ CHARACTERS_MAX = 4 * 1024 * 1024
 """Of descriptions, in one transaction; the rest of a task is small."""
 WAITING_MAX = 10_000
 """Operations that wait, over all workspaces."""
+SPLIT_MIN = 16
+"""So many changesets that find nothing under way go out as two batches, where two may be."""
 
 
 class _Waiting(NamedTuple):
@@ -36,17 +40,27 @@ class _Waiting(NamedTuple):
     outcome: asyncio.Future[Outcome]
 
 
-class Committer:
-    """Gathers changesets into batches, and has the ledger write them, one batch of a workspace at a time.
+class _Lane:
+    """What waits in a workspace, and how many of its transactions are under way."""
 
-    patience: for how many seconds an outcome that is in doubt is looked for, before it is OutcomeUnknown.
+    def __init__(self) -> None:
+        self.waiting: deque[_Waiting] = deque()
+        self.flying = 0
+
+
+class Committer:
+    """Gathers changesets into batches, and has the ledger write them.
+
+    width: how many transactions of a workspace may be under way; patience: for how many seconds an outcome that is in doubt is
+    looked for, before it is OutcomeUnknown.
     """
 
-    def __init__(self, ledger: Ledger, observer: Observer, *, patience: float) -> None:
+    def __init__(self, ledger: Ledger, observer: Observer, *, width: int, patience: float) -> None:
         self._ledger = ledger
         self._observer = observer
+        self._width = width
         self._patience = patience
-        self._lanes: dict[str, deque[_Waiting]] = {}
+        self._lanes: dict[str, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0
         self._closed = False
@@ -64,46 +78,45 @@ class Committer:
         self._waiting += operations
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(pending, operations, _characters(pending), outcome)
-        if (lane := self._lanes.get(workspace)) is not None:
-            lane.append(waiting)
-        else:
-            self._lanes[workspace] = deque([waiting])
-            self._start(self._run(workspace))
+        lane = self._lanes.get(workspace)
+        if lane is None:
+            lane = self._lanes[workspace] = _Lane()
+        if not lane.waiting and lane.flying < self._width:
+            # Soon, not now: whoever else is about to submit goes along.
+            asyncio.get_running_loop().call_soon(self._send, workspace, lane)
+        lane.waiting.append(waiting)
         return await asyncio.shield(outcome)
 
     async def close(self) -> None:
         """Take nothing more, and return when all that was taken is written."""
         self._closed = True
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._tasks or self._lanes:
+            await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, workspace: str) -> None:
-        """Write batches until nothing waits in the workspace's lane."""
-        lane = self._lanes[workspace]
-        try:
-            while lane:
-                batch, operations, characters = [lane.popleft()], 0, 0
-                operations, characters = batch[0].operations, batch[0].characters
-                while (
-                    lane
-                    and operations + lane[0].operations <= OPERATIONS_MAX
-                    and characters + lane[0].characters <= CHARACTERS_MAX
-                ):
-                    batch.append(lane.popleft())
-                    operations += batch[-1].operations
-                    characters += batch[-1].characters
-                started = time.perf_counter()
-                await self._write(workspace, batch, time.monotonic() + self._patience)
-                self._waiting -= operations
-                seconds = time.perf_counter() - started
-                self._observer(BatchCommitted(workspace, len(batch), operations, len(lane), seconds))
-        finally:
-            del self._lanes[workspace]
+    def _send(self, workspace: str, lane: _Lane) -> None:
+        """Send off what waits, as far as more may be under way."""
+        while lane.waiting and lane.flying < self._width:
+            split = not lane.flying and len(lane.waiting) >= SPLIT_MIN
+            batch = _taken(lane.waiting, len(lane.waiting) // self._width if split else OPERATIONS_MAX)
+            lane.flying += 1
+            self._start(self._fly(workspace, lane, batch))
+        if not lane.waiting and not lane.flying:
+            self._lanes.pop(workspace, None)
+
+    async def _fly(self, workspace: str, lane: _Lane, batch: Sequence[_Waiting]) -> None:
+        started = time.perf_counter()
+        await self._write(workspace, batch, time.monotonic() + self._patience)
+        operations = sum(waiting.operations for waiting in batch)
+        seconds = time.perf_counter() - started
+        self._observer(BatchCommitted(workspace, len(batch), operations, len(lane.waiting), seconds))
+        self._waiting -= operations
+        lane.flying -= 1
+        self._send(workspace, lane)
 
     async def _write(self, workspace: str, batch: Sequence[_Waiting], deadline: float) -> None:
         try:
@@ -137,6 +150,19 @@ class Committer:
             "the connection to the database broke during the commit, and what became of it cannot be found out"
         )
         _answer(batch, [unknown if not isinstance(o, TaskctlError) else o for o in entered.outcomes])
+
+
+def _taken(waiting: deque[_Waiting], most: int) -> list[_Waiting]:
+    """Return what comes next, as much as fits into one transaction, and take it from what waits."""
+    batch = [waiting.popleft()]
+    operations, characters = batch[0].operations, batch[0].characters
+    while waiting and len(batch) < most:
+        operations += waiting[0].operations
+        characters += waiting[0].characters
+        if operations > OPERATIONS_MAX or characters > CHARACTERS_MAX:
+            break
+        batch.append(waiting.popleft())
+    return batch
 
 
 def _answer(batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:

@@ -13,7 +13,9 @@ class Dialect(Protocol):
     """What is said differently in each database."""
 
     lock: str
-    """Takes the workspace of this name for writing: id, seq, next_id, the time of its last write, and the time now."""
+    """Takes the workspace of this name for writing, so that nobody else writes to it before the transaction ends."""
+    now: str
+    """The time, in microseconds since 1970, as an expression."""
     alone: str
     """Takes all tables for writing, so that nobody else writes before the transaction ends."""
 

@@ -76,9 +76,9 @@ class Ledger:
         """
 
         async def look(connection: Connection) -> bool:
-            [(id, *_)] = await connection.fetch(connection.dialect.lock, [workspace], fixed=True)
-            sql = "SELECT changeset FROM log WHERE workspace_id = ? AND seq = ?"
-            return [(str(entered.changeset),)] == await connection.fetch(sql, [id, entered.seq])
+            await connection.run(connection.dialect.lock, [workspace], fixed=True)
+            sql = "SELECT changeset FROM log WHERE workspace_id = (SELECT id FROM workspaces WHERE name = ?) AND seq = ?"
+            return [(str(entered.changeset),)] == await connection.fetch(sql, [workspace, entered.seq])
 
         return await self._driver.write(look)
 
@@ -88,12 +88,8 @@ async def _commit(connection: Connection, workspace: str, batch: Sequence[Pendin
 
     One that fails changes nothing, and the others go on. Raises Unavailable if the database cannot; then nothing is written.
     """
-    rows = await connection.fetch(connection.dialect.lock, [workspace], fixed=True)
-    if not rows:
-        raise InvalidRequest(f"there is no workspace {workspace!r}")
-    [(workspace_id, seq, next_id, last, now)] = rows
-    now = max(now, last)
-    draft = _Draft(seq, next_id, now, await _named(connection, workspace_id, batch))
+    workspace_id, draft = await _begin(connection, workspace, batch)
+    seq, now = draft.seq, draft.now
     outcomes = [draft.run(pending) for pending in batch]
     if not draft.entries:
         return Entered(outcomes, seq, None)
@@ -127,8 +123,11 @@ async def _commit(connection: Connection, workspace: str, batch: Sequence[Pendin
     return Entered(outcomes, seq + 1, draft.entries[0].changeset)
 
 
-async def _named(connection: Connection, workspace: int, batch: Sequence[Pending]) -> list[Task]:
-    """Return the stored tasks that the batch names by id or by uid."""
+async def _begin(connection: Connection, workspace: str, batch: Sequence[Pending]) -> tuple[int, "_Draft"]:
+    """Take the workspace, and return its number and a draft with the stored tasks that the batch names by id or by uid.
+
+    They are read by a statement that begins when the lock is held: one that waited would see what was there before.
+    """
     ids: set[int] = set()
     uids: set[str] = set()
     for pending in batch:
@@ -139,13 +138,22 @@ async def _named(connection: Connection, workspace: int, batch: Sequence[Pending
                         ids.add(ref)
                 case Edit(UUID() as uid) | Remove(UUID() as uid) | Add(NewTask(uid=UUID() as uid)):
                     uids.add(str(uid))
-    found = []
-    for column, values in (("id", ids), ("uid", uids)):
-        if values:
-            among, params = connection.dialect.among(column, values)
-            sql = f"SELECT {_TASK} FROM tasks WHERE workspace_id = ? AND {among}"
-            found += await connection.fetch(sql, [workspace, *params], fixed=True)
-    return [task_of(row) for row in found]
+    dialect = connection.dialect
+    named = [dialect.among(column, values) for column, values in (("tasks.id", ids), ("uid", uids)) if values]
+    sql, params = f"SELECT workspaces.id, seq, next_id, written_at, {dialect.now}", []
+    if named:
+        sql += f", {', '.join(f'tasks.{column}' for column in TASK)} FROM workspaces LEFT JOIN tasks "
+        sql += f"ON workspace_id = workspaces.id AND ({' OR '.join(among for among, _ in named)}) WHERE name = ?"
+        params = [value for _, values in named for value in values]
+    else:
+        sql += " FROM workspaces WHERE name = ?"
+    await connection.run(dialect.lock, [workspace], fixed=True)
+    rows = await connection.fetch(sql, [*params, workspace], fixed=True)
+    if not rows:
+        raise InvalidRequest(f"there is no workspace {workspace!r}")
+    workspace_id, seq, next_id, last, now = rows[0][:5]
+    stored = [task_of(row[5:]) for row in rows if named and row[5] is not None]
+    return workspace_id, _Draft(seq, next_id, max(now, last), stored)
 
 
 class _Draft:

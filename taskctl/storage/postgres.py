@@ -133,11 +133,8 @@ class _Connection(AiopgConnection):
 class Dialect:
     """How PostgreSQL says it."""
 
-    # The clock is read outside: within, it would be read before the wait for the lock.
-    lock = (
-        "WITH locked AS MATERIALIZED (SELECT id, seq, next_id, written_at FROM workspaces WHERE name = ? FOR NO KEY UPDATE) "
-        "SELECT id, seq, next_id, written_at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM locked"
-    )
+    lock = "SELECT 1 FROM workspaces WHERE name = ? FOR NO KEY UPDATE"
+    now = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     alone = "LOCK TABLE workspaces, tasks, task_labels, log, meta IN EXCLUSIVE MODE"
 
     def among(self, column: str, values: Iterable[int] | Iterable[str]) -> Sql:

@@ -37,8 +37,9 @@ _ID_MASK = (1 << _WORKSPACE_SHIFT) - 1
 class Dialect:
     """How SQLite says it."""
 
-    lock = "SELECT id, seq, next_id, written_at, micros() FROM workspaces WHERE name = ?"
-    alone = "SELECT 1"  # whoever writes is alone
+    lock = "SELECT ?"  # whoever writes is alone
+    now = "micros()"
+    alone = "SELECT 1"
 
     def among(self, column: str, values: Iterable[int] | Iterable[str]) -> Sql:
         from json import dumps
