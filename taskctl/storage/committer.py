@@ -21,7 +21,7 @@ from taskctl.errors import OutcomeUnknown, Overloaded, TaskctlError, Unavailable
 from taskctl.observe import BatchCommitted, Observer
 from taskctl.storage.driver import Doubtful
 from taskctl.storage.ledger import Entered, Ledger, Outcome, Pending
-from taskctl.tasks import Add, Edit
+from taskctl.tasks import Add, Edit, Written
 
 OPERATIONS_MAX = 1_000
 """In one transaction; a single changeset may have no more than half of it."""
@@ -149,7 +149,7 @@ class Committer:
         unknown = OutcomeUnknown(
             "the connection to the database broke during the commit, and what became of it cannot be found out"
         )
-        _answer(batch, [unknown if not isinstance(o, TaskctlError) else o for o in entered.outcomes])
+        _answer(batch, [unknown if _wrote(outcome) else outcome for outcome in entered.outcomes])
 
 
 def _taken(waiting: deque[_Waiting], most: int) -> list[_Waiting]:
@@ -168,6 +168,11 @@ def _taken(waiting: deque[_Waiting], most: int) -> list[_Waiting]:
 def _answer(batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
     for waiting, outcome in zip(batch, outcomes, strict=True):
         waiting.outcome.set_result(outcome)
+
+
+def _wrote(outcome: Outcome) -> bool:
+    """Return whether there is anything in an outcome that a commit could have made true."""
+    return isinstance(outcome, Written) and not all(isinstance(result, TaskctlError) for result in outcome.results)
 
 
 def _characters(pending: Pending) -> int:

@@ -22,6 +22,7 @@ from taskctl.storage import driver, migrations
 from taskctl.storage.driver import Doubtful, Row, Sql, Work
 from taskctl.storage.libpq import Place
 from taskctl.storage.pool import Pool
+from taskctl.tasks import Text
 
 T = TypeVar("T")
 
@@ -135,7 +136,10 @@ class Dialect:
 
     lock = "SELECT 1 FROM workspaces WHERE name = ? FOR NO KEY UPDATE"
     now = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-    alone = "LOCK TABLE workspaces, tasks, task_labels, log, meta IN EXCLUSIVE MODE"
+    alone = (
+        "SET LOCAL idle_in_transaction_session_timeout = 0; "
+        "LOCK TABLE workspaces, tasks, task_labels, log, meta IN EXCLUSIVE MODE"
+    )
 
     def among(self, column: str, values: Iterable[int] | Iterable[str]) -> Sql:
         return f"{column} = ANY(?)", ["{" + ",".join(map(str, values)) + "}"]
@@ -149,6 +153,9 @@ class Dialect:
             sql += " AND ' ' || search || ' ' LIKE ?"
             params.append(f"% {' '.join(words)}{'' if prefix else ' '}%")
         return f"({sql})", params
+
+    def hits(self, workspace: str, texts: Sequence[Text], low: int = 1, high: int = driver.ID_MAX) -> None:
+        """Return None: a GIN index knows no order."""
 
 
 @lru_cache(512)
@@ -298,6 +305,7 @@ class Postgres:
         self._timeout = timeout
         self._readers: Pool[Session] = Pool(self._connect, self._known, size=readers)
         self._writers: Pool[Session] = Pool(self._connect, self._known, size=writers)
+        self._last: dict[str, str] | None = None
         self._away: Unavailable | None = None
         self._running: dict[Session, float] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -355,13 +363,19 @@ class Postgres:
 
     async def _connect(self) -> Session:
         """Connect to the first server that lets us in, as a session is to be. Raises Unavailable."""
-        failure: Unavailable | None = None
-        for target in await self.place.targets():
+        try:
+            targets = await self.place.targets()
+        except Unavailable as e:
+            targets, failure = [], e
+        # The one that let us in the last time is asked first: another one may be silent, and cost its whole time.
+        for target in sorted(targets, key=lambda target: target != self._last):
             try:
-                return await self._session(target)
+                session = await self._session(target)
             except Unavailable as e:
                 failure = e
-        assert failure is not None, "there is at least one server to try"
+            else:
+                self._last = target
+                return session
         if not (self._readers.connections or self._writers.connections):
             self._declare(failure)
         raise failure
