@@ -5,6 +5,7 @@ one. A question that is sent already is never shared: its snapshot may be older 
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeAlias
@@ -23,13 +24,17 @@ _Answer: TypeAlias = asyncio.Future[Any]
 
 
 class Flights:
-    """Puts questions to the database, at most `width` statements at a time, and of single tasks two per workspace."""
+    """Puts questions to the database, at most `width` statements at a time, and of single tasks two per workspace.
 
-    def __init__(self, questions: Questions, *, width: int) -> None:
+    patience: seconds after which a question that still waits to be sent is Overloaded instead.
+    """
+
+    def __init__(self, questions: Questions, *, width: int, patience: float) -> None:
         self._questions = questions
         self._width = width
+        self._patience = patience
         self._waiting: dict[tuple[str, Query[Any]], _Answer] = {}
-        self._queue: deque[tuple[str, Query[Any]]] = deque()
+        self._queue: deque[tuple[tuple[str, Query[Any]], float]] = deque()
         self._refs: dict[str, dict[Ref, _Answer]] = {}
         self._flying: dict[str, int] = {}
         self._others = 0
@@ -56,7 +61,7 @@ class Flights:
             key = (workspace, query)
             if (answer := self._waiting.get(key)) is None:
                 answer = self._waiting[key] = asyncio.get_running_loop().create_future()
-                self._queue.append(key)
+                self._queue.append((key, time.monotonic()))
                 self._send_others()
         return await asyncio.shield(answer)
 
@@ -101,9 +106,13 @@ class Flights:
 
     def _send_others(self) -> None:
         while self._queue and self._others < self._width:
-            key = self._queue.popleft()
+            key, since = self._queue.popleft()
+            answer = self._waiting.pop(key)
+            if time.monotonic() - since > self._patience:
+                _fail([answer], Overloaded(f"the database has been busy with other questions for {self._patience:g} s"))
+                continue
             self._others += 1
-            self._start(self._fly_other(*key, self._waiting.pop(key)))
+            self._start(self._fly_other(*key, answer))
 
     async def _fly_other(self, workspace: str, query: Query[Any], answer: _Answer) -> None:
         try:

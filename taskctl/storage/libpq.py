@@ -134,7 +134,8 @@ def place(url: str, password_file: str) -> Place:
         told = f"{parameter[1]} is not a parameter of libpq" if parameter else "it is not well formed"
         raise ConfigError(f"the address of the PostgreSQL database cannot be used: {told}") from None
     if not re.fullmatch("[0-9]{0,4}", params.get("connect_timeout", "")):
-        raise ConfigError("the address of the PostgreSQL database cannot be used: connect_timeout must be a whole number of seconds")
+        told = "connect_timeout must be a whole number of seconds"
+        raise ConfigError(f"the address of the PostgreSQL database cannot be used: {told}")
     if "password" in params and password_file:
         raise ConfigError("the password of the database is named twice, in its address and in a file")
     return Place(params, password_file)

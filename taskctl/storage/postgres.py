@@ -498,7 +498,7 @@ class Postgres:
             case errors.UndefinedTable():
                 return UnknownTable()
             case errors.LockNotAvailable():
-                return Unavailable("the workspace is being written to by somebody else, for too long")
+                return Unavailable("somebody else has kept what is needed locked for too long")
             case errors.QueryCanceled():
                 return Unavailable(f"the database {shown} has not done a statement within {self._timeout:g} s")
             case errors.DiskFull():
