@@ -82,17 +82,23 @@ TASK = (
 """A row as taskctl wrote it at revision 0001."""
 
 
+FILLED = (
+    TASK,
+    "INSERT INTO task_labels VALUES (1, 'later', 3)",
+    "UPDATE workspaces SET seq = 1, next_id = 4, written_at = 1764000000000000",
+    (
+        "INSERT INTO log (workspace_id, seq, at, changeset, source, entity, entity_id, entity_uid, op, version, task) "
+        "VALUES (1, 1, 1764000000000000, '01936f0c-7a3e-7c4b-9d2e-000000000000', 'cli', 'task', 3, "
+        "'01936f0c-7a3e-7c4b-9d2e-5b1f0a6c8e7d', 'add', 2, '{\"id\": 3, \"title\": \"Buy milk 🚀\"}')"
+    ),
+)
+"""What taskctl would have put into a database of revision 0001."""
+
+
 def fill(path: Path) -> None:
-    """Put into a file of revision 0001 what taskctl would have put there."""
     with closing(sqlite3.connect(path)) as raw, raw:
-        raw.execute(TASK)
-        raw.execute("INSERT INTO task_labels VALUES (1, 'later', 3)")
-        raw.execute("UPDATE workspaces SET seq = 1, next_id = 4, written_at = 1764000000000000")
-        raw.execute(
-            "INSERT INTO log (workspace_id, seq, at, changeset, source, entity, entity_id, entity_uid, op, version, task) "
-            "VALUES (1, 1, 1764000000000000, '01936f0c-7a3e-7c4b-9d2e-000000000000', 'cli', 'task', 3, "
-            "'01936f0c-7a3e-7c4b-9d2e-5b1f0a6c8e7d', 'add', 2, '{\"id\": 3, \"title\": \"Buy milk 🚀\"}')"
-        )
+        for statement in FILLED:
+            raw.execute(statement)
 
 
 @pytest.mark.parametrize("revision", REVISIONS)

@@ -74,6 +74,8 @@ def statements(dialect: str, before: str | None, revision: str = HEAD) -> str:
         raise outdated(before)
     config = _config(dialect=dialect)
     config.output_buffer = io.StringIO()
+    if dialect == "sqlite" and not before:
+        config.output_buffer.write(f"PRAGMA journal_mode = WAL;\nPRAGMA application_id = {APPLICATION_ID};\n\n")
     if before != revision:
         command.upgrade(config, f"{before or 'base'}:{revision}", sql=True)
     return config.output_buffer.getvalue()
