@@ -7,6 +7,7 @@ is made (see `fields.py`), so one that exists is valid, wherever it came from.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
+from functools import cache
 from typing import Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -63,17 +64,27 @@ class _Checked(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         wrong = []
-        for name in self.__struct_fields__:
+        for name, default in _defaults(type(self)):
             value = getattr(self, name)
-            if value is UNSET:
+            if value is default or value is UNSET:
                 continue
             try:
-                msgspec.structs.force_setattr(self, name, self._checks[name](value))
+                canonical = self._checks[name](value)
+                if canonical is not value:
+                    msgspec.structs.force_setattr(self, name, canonical)
             except fields.Refused as e:
                 wrong.append((name, e))
         if wrong:
             errors = [FieldError(f"/{name}{e.inner}", e.code, f"{name} {e.detail}") for name, e in wrong]
             raise InvalidTask("; ".join(e.detail for e in errors), errors=errors)
+
+
+@cache
+def _defaults(kind: type[_Checked]) -> tuple[tuple[str, object], ...]:
+    """Return the fields with their defaults, which need no check."""
+    names, defaults = kind.__struct_fields__, kind.__struct_defaults__
+    missing = (UNSET,) * (len(names) - len(defaults))
+    return tuple(zip(names, (*missing, *defaults), strict=True))
 
 
 class NewTask(_Checked, frozen=True, kw_only=True):

@@ -85,7 +85,7 @@ class Committer:
             # Soon, not now: whoever else is about to submit goes along.
             asyncio.get_running_loop().call_soon(self._send, workspace, lane)
         lane.waiting.append(waiting)
-        return await asyncio.shield(outcome)
+        return await outcome  # whoever leaves cancels this, and not the write
 
     async def close(self) -> None:
         """Take nothing more, and return when all that was taken is written."""
@@ -130,8 +130,8 @@ class Committer:
                     await self._write(workspace, [waiting], deadline)
                 return
             for waiting in batch:
-                waiting.outcome.set_exception(e)
-                waiting.outcome.exception()  # its caller may be gone; that is no reason for a warning
+                if not waiting.outcome.done():
+                    waiting.outcome.set_exception(e)
         else:
             _answer(batch, entered.outcomes)
 
@@ -167,7 +167,8 @@ def _taken(waiting: deque[_Waiting], most: int) -> list[_Waiting]:
 
 def _answer(batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
     for waiting, outcome in zip(batch, outcomes, strict=True):
-        waiting.outcome.set_result(outcome)
+        if not waiting.outcome.done():  # its caller may be gone
+            waiting.outcome.set_result(outcome)
 
 
 def _wrote(outcome: Outcome) -> bool:

@@ -7,7 +7,7 @@ one. A question that is sent already is never shared: its snapshot may be older 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
 from taskctl.errors import Overloaded, Unavailable
@@ -20,7 +20,7 @@ TASKS_MAX = 500
 WAITING_MAX = 10_000
 """Different questions that wait."""
 
-_Answer: TypeAlias = asyncio.Future[Any]
+_Askers: TypeAlias = list[asyncio.Future[Any]]
 
 
 class Flights:
@@ -33,9 +33,9 @@ class Flights:
         self._questions = questions
         self._width = width
         self._patience = patience
-        self._waiting: dict[tuple[str, Query[Any]], _Answer] = {}
+        self._waiting: dict[tuple[str, Query[Any]], _Askers] = {}
         self._queue: deque[tuple[tuple[str, Query[Any]], float]] = deque()
-        self._refs: dict[str, dict[Ref, _Answer]] = {}
+        self._refs: dict[str, dict[Ref, _Askers]] = {}
         self._flying: dict[str, int] = {}
         self._others = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -47,23 +47,26 @@ class Flights:
             raise Unavailable("the service is being closed")
         if len(self._waiting) >= WAITING_MAX:
             raise Overloaded(f"{len(self._waiting)} questions are waiting to be answered already")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
         if isinstance(query, GetTask):
             refs = self._refs.setdefault(workspace, {})
-            if (answer := refs.get(query.id)) is None:
-                answer = refs[query.id] = asyncio.get_running_loop().create_future()
-                if len(refs) == 1:
-                    asyncio.get_running_loop().call_soon(self._send_refs, workspace)
+            if not refs:
+                loop.call_soon(self._send_refs, workspace)
+            refs.setdefault(query.id, []).append(answer)
         else:
             try:
                 hash(query)
             except TypeError:  # a list somewhere in it: nothing can be equal to it
                 return await self._questions.answer(workspace, query)
             key = (workspace, query)
-            if (answer := self._waiting.get(key)) is None:
-                answer = self._waiting[key] = asyncio.get_running_loop().create_future()
+            if (askers := self._waiting.get(key)) is not None:
+                askers.append(answer)
+            else:
+                self._waiting[key] = [answer]
                 self._queue.append((key, time.monotonic()))
                 self._send_others()
-        return await asyncio.shield(answer)
+        return await answer
 
     async def close(self) -> None:
         """Take nothing more, and return when all that was asked is answered."""
@@ -87,17 +90,18 @@ class Flights:
         self._flying[workspace] = self._flying.get(workspace, 0) + 1
         self._start(self._fly_refs(workspace, refs))
 
-    async def _fly_refs(self, workspace: str, refs: dict[Ref, _Answer]) -> None:
+    async def _fly_refs(self, workspace: str, refs: dict[Ref, _Askers]) -> None:
         try:
             found = await self._questions.tasks(workspace, list(refs))
         except Exception as e:
-            _fail(refs.values(), e)
+            for askers in refs.values():
+                _fail(askers, e)
         else:
-            for ref, answer in refs.items():
+            for ref, askers in refs.items():
                 if (task := found.get(ref)) is not None:
-                    answer.set_result(task)
+                    _tell(askers, task)
                 else:
-                    _fail([answer], no_task(ref))
+                    _fail(askers, no_task(ref))
         finally:
             self._flying[workspace] -= 1
             if not self._flying[workspace]:
@@ -107,24 +111,30 @@ class Flights:
     def _send_others(self) -> None:
         while self._queue and self._others < self._width:
             key, since = self._queue.popleft()
-            answer = self._waiting.pop(key)
+            askers = self._waiting.pop(key)
             if time.monotonic() - since > self._patience:
-                _fail([answer], Overloaded(f"the database has been busy with other questions for {self._patience:g} s"))
+                _fail(askers, Overloaded(f"the database has been busy with other questions for {self._patience:g} s"))
                 continue
             self._others += 1
-            self._start(self._fly_other(*key, answer))
+            self._start(self._fly_other(*key, askers))
 
-    async def _fly_other(self, workspace: str, query: Query[Any], answer: _Answer) -> None:
+    async def _fly_other(self, workspace: str, query: Query[Any], askers: _Askers) -> None:
         try:
-            answer.set_result(await self._questions.answer(workspace, query))
+            _tell(askers, await self._questions.answer(workspace, query))
         except Exception as e:
-            _fail([answer], e)
+            _fail(askers, e)
         finally:
             self._others -= 1
             self._send_others()
 
 
-def _fail(answers: Iterable[_Answer], e: Exception) -> None:
-    for answer in answers:
-        answer.set_exception(e)
-        answer.exception()  # its caller may be gone; that is no reason for a warning
+def _tell(askers: _Askers, answer: object) -> None:
+    for asker in askers:
+        if not asker.done():  # whoever asked may be gone
+            asker.set_result(answer)
+
+
+def _fail(askers: _Askers, e: Exception) -> None:
+    for asker in askers:
+        if not asker.done():
+            asker.set_exception(e)
