@@ -19,6 +19,7 @@ from taskctl.tasks import Source, TaskService
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from taskctl.storage.backup import Counts
     from taskctl.storage.driver import Driver
     from taskctl.storage.libpq import Place
     from taskctl.storage.sqlite import File
@@ -61,7 +62,7 @@ async def open_tasks(
     from taskctl.storage.sql import Questions, SqlTasks
 
     driver, readers = _driver(url, settings, observer)
-    flights = Flights(Questions(driver), width=readers)
+    flights = Flights(Questions(driver), width=readers, patience=settings.database_timeout)
     committer = Committer(Ledger(driver), observer, width=2 if is_postgres(url) else 1, patience=settings.database_timeout)
     tasks = SqlTasks(flights.ask, committer.submit, workspace=workspace, actor=actor, source=source)
     try:
@@ -225,17 +226,56 @@ def check(settings: Settings) -> dict[str, str]:
 
     if not is_postgres(settings.database_url):
         return check_sqlite(_file(settings.database_url, settings, ignore))
-    import asyncio
+    revision, _ = current(settings)
+    return _run_on_database(lambda driver: check_postgres(driver, revision), settings)
 
-    async def examine() -> dict[str, str]:
-        driver, _ = _driver(settings.database_url, settings, ignore)
+
+def backup(settings: Settings, file: str, progress: Callable[[int, int], None]) -> Counts:
+    """Write all that is in the database, at one moment, to a new file ("-": to stdout), and return how much that was.
+
+    progress is told how many rows more are done, and how many there are in all.
+    """
+    from taskctl.storage.backup import backup, writing
+
+    if not is_postgres(settings.database_url) and current(settings)[0] is None:
+        raise Unavailable(f"there is no database {database_path(settings.database_url)} yet")
+    with writing(file) as write:
+        return _run_on_database(lambda driver: backup(driver, write, progress), settings)
+
+
+def restore(settings: Settings, file: str, progress: Callable[[int, int], None], *, force: bool) -> Counts:
+    """Fill the database with what is in a backup ("-": on stdin), and return how much that was.
+
+    The tables are made if there are none. force: replace what is in the database; without it that raises Conflict.
+    """
+    from taskctl.storage.backup import reading, restore
+
+    with reading(file) as source:
+        if is_postgres(settings.database_url) and current(settings)[0] is None:
+            upgrade(settings)
+        return _run_on_database(lambda driver: restore(driver, source, progress, force=force), settings)
+
+
+def _run_on_database(command: Callable[[Driver], Coroutine[Any, Any, T]], settings: Settings) -> T:
+    """Run a command on the database as such, and return what it returns."""
+
+    async def run(driver: Driver) -> T:
         try:
-            return await check_postgres(driver, revision)
+            return await command(driver)
         finally:
             await driver.close()
 
-    revision, _ = current(settings)
-    return asyncio.run(examine())
+    async def postgres() -> T:
+        return await run(_driver(settings.database_url, settings, ignore)[0])
+
+    if is_postgres(settings.database_url):
+        import asyncio
+
+        return asyncio.run(postgres())
+
+    from taskctl.storage.sqlite import InlineSqlite, drive
+
+    return drive(run(InlineSqlite(_file(settings.database_url, settings, ignore))))
 
 
 def current(settings: Settings) -> tuple[str | None, str]:

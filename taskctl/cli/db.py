@@ -1,8 +1,10 @@
 """`taskctl db`: the database under the tasks."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,13 +13,22 @@ from taskctl.cli.call import Call, command, noun
 from taskctl.cli.output import show_lines, show_object
 from taskctl.errors import UsageError
 
+if TYPE_CHECKING:
+    from taskctl.storage.backup import Counts
+
 app = noun("Look after the database, and fill it.")
 
 
 @command(app)
-def upgrade(call: Call) -> None:
+def upgrade(
+    call: Call,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the statements instead, and change nothing.")] = False,
+) -> None:
     """Bring the schema to this version. It is safe to run at any time, and by several at once."""
     _local(call)
+    if sql:
+        print(wiring.upgrade_statements(call.settings), end="")
+        return
     before, after = wiring.upgrade(call.settings)
     if call.settings.output == "table":
         if not call.quiet:
@@ -53,23 +64,66 @@ def seed(
     seed: Annotated[int, typer.Option(help="The same seed gives the same tasks.")] = 1,
 ) -> None:
     """Add sample tasks, the same ones for the same count, seed and day."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from taskctl.seed import sample
     from taskctl.seed import seed as add
 
     samples = sample(count, seed, datetime.now(UTC).date())
-    console = Console(stderr=True, no_color=not call.settings.color)
-    shown = sys.stderr.isatty() and not call.quiet
-    columns = (TextColumn("seeding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not shown, transient=True) as progress:
-        bar = progress.add_task("seeding", total=count)
-        added = call.tasks(lambda tasks: add(tasks, samples, lambda size: progress.advance(bar, size)), source="seed")
+    with _progress(call, "seeding") as progress:
+        added = call.tasks(lambda tasks: add(tasks, samples, lambda size: progress(size, count)), source="seed")
     if call.settings.output != "table":
         show_object({"added": added}, call.settings)
     elif not call.quiet:
         show_lines([f"added {added} tasks"])
+
+
+@command(app)
+def backup(call: Call, file: Annotated[str, typer.Argument(help="A file that is not there yet; - is stdout.")]) -> None:
+    """Write all that is in the database, at one moment, to a file that any database can be filled with."""
+    _local(call)
+    with _progress(call, "backing up") as progress:
+        counts = wiring.backup(call.settings, file, progress)
+    if file == "-":
+        call.say(_told("backed up", counts))
+    else:
+        _show(call, "backed up", counts)
+
+
+@command(app)
+def restore(
+    call: Call,
+    file: Annotated[str, typer.Argument(help="What `db backup` wrote; - is stdin.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace all that is in the database.")] = False,
+) -> None:
+    """Fill the database with what is in a backup. Readers of its log have to begin anew."""
+    _local(call)
+    with _progress(call, "restoring") as progress:
+        counts = wiring.restore(call.settings, file, progress, force=force)
+    _show(call, "restored", counts)
+
+
+def _show(call: Call, done: str, counts: "Counts") -> None:
+    if call.settings.output != "table":
+        show_object(counts._asdict(), call.settings)
+    elif not call.quiet:
+        show_lines([_told(done, counts)])
+
+
+def _told(done: str, counts: "Counts") -> str:
+    return f"{done} {counts.tasks} tasks with {counts.entries} changes, in {counts.workspaces} workspaces"
+
+
+@contextmanager
+def _progress(call: Call, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar, on a terminal, and yield what moves it: told how many more are done, and how many there are in all."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, no_color=not call.settings.color)
+    shown = sys.stderr.isatty() and not call.quiet
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not shown, transient=True) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda size, total: progress.update(bar, advance=size, total=total)
 
 
 def _local(call: Call) -> None:

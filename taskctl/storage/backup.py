@@ -13,7 +13,7 @@ import tempfile
 import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Final, Literal, NamedTuple, TypeAlias
@@ -22,13 +22,13 @@ import msgspec
 from msgspec import Meta
 
 from taskctl import __version__
-from taskctl.errors import Conflict, InvalidRequest, StorageFull, Unavailable, UsageError
+from taskctl.errors import Conflict, InvalidRequest, OutcomeUnknown, StorageFull, Unavailable, UsageError
 from taskctl.fields import PRIORITIES, STATUSES
 from taskctl.filters import search_text
-from taskctl.storage.driver import Connection, Row
+from taskctl.storage.driver import Connection, Doubtful, Driver, Row
 
 VERSION: Final = 1
-PAGE = 250
+PAGE = 100
 """Rows that are read at once. A row of the log may have two descriptions in it, of 64 KiB each."""
 BATCH = 1000
 BATCH_BYTES = 1024 * 1024
@@ -44,7 +44,7 @@ Write: TypeAlias = Callable[[bytes], object]
 
 _Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Instant = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-_Workspace_ = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_WorkspaceId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Uid = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")]
 
 
@@ -84,7 +84,7 @@ class _Mark(msgspec.Struct):
 class Workspace(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="workspace"):
     """A row of `workspaces`; the fields of this and of the next ones are named as the columns."""
 
-    id: _Workspace_
+    id: _WorkspaceId
     name: str
     seq: _Number
     next_id: _Number
@@ -94,7 +94,7 @@ class Workspace(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 class Task(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="task"):
     """A row of `tasks`, without the text that is searched."""
 
-    workspace_id: _Workspace_
+    workspace_id: _WorkspaceId
     id: _Number
     uid: _Uid
     title: str
@@ -115,7 +115,7 @@ class Task(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="entry"):
     """A row of `log`."""
 
-    workspace_id: _Workspace_
+    workspace_id: _WorkspaceId
     seq: _Number
     at: _Instant
     changeset: _Uid
@@ -174,6 +174,7 @@ class _Book:
                 self._workspaces[item.id] = item
             case Task():
                 place = (1, item.workspace_id, item.id)
+                _labels(item.labels)
                 if item.id >= self._of(item.workspace_id).next_id:
                     raise ValueError(f"the task {item.id} has a number that was not given out yet")
             case Entry():
@@ -189,8 +190,8 @@ class _Book:
     def close(self) -> None:
         """Take note that no more rows come. Raises ValueError."""
         for workspace in self._workspaces.values():
-            if self._seqs[workspace.id] != workspace.seq:
-                raise ValueError(f"the last numbers are missing in the log of {workspace.name}")
+            if (last := self._seqs[workspace.id]) != workspace.seq:
+                raise ValueError(f"the log of {workspace.name} ends at {last}, and not at {workspace.seq}")
 
     def _of(self, workspace: int) -> Workspace:
         try:
@@ -202,11 +203,15 @@ class _Book:
 # ---------------------------------------------------------------------------------------------------------------- backing up
 
 
-async def backup(connection: Connection, write: Write, progress: Progress) -> Counts:
-    """Write all that is in the database, as the transaction of the connection sees it, and return how much that was.
+async def backup(driver: Driver, write: Write, progress: Progress) -> Counts:
+    """Write all that is in the database at one moment, and return how much that was.
 
     Raises Unavailable if its log is not what it promises to be: such a backup could not be restored.
     """
+    return await driver.read(lambda connection: _backup(connection, write, progress))
+
+
+async def _backup(connection: Connection, write: Write, progress: Progress) -> Counts:
     book, digest, packer = _Book(), hashlib.sha256(), zlib.compressobj(wbits=31)  # 31 is gzip
 
     def add(data: bytes) -> None:
@@ -269,7 +274,8 @@ class Source:
             raise InvalidRequest("this is no backup of taskctl, or one that is damaged where it begins") from None
         if mark.version > VERSION:
             raise InvalidRequest(
-                f"this backup has the format {mark.version}, which a newer taskctl wrote; this one knows {VERSION}: upgrade taskctl"
+                f"this backup has the format {mark.version}, which a newer taskctl wrote; this one knows {VERSION}: "
+                "upgrade taskctl"
             )
         self._digest.update(line)
         try:
@@ -325,11 +331,19 @@ class Source:
         return InvalidRequest(f"this backup is damaged, and nothing was restored: {why} (line {self._number})")
 
 
-async def restore(connection: Connection, source: Source, progress: Progress, *, force: bool) -> Counts:
-    """Fill the database with what is in a backup, and return how much that was. Whoever follows the log has to begin anew.
+async def restore(driver: Driver, source: Source, progress: Progress, *, force: bool) -> Counts:
+    """Fill the database with what is in a backup, and return how much that was. Whoever follows its log has to begin anew.
 
-    Raises Conflict if there was anything in it before, unless force says that it may go; InvalidRequest for a damaged backup.
+    Raises Conflict if anything was in it, unless force says that it may go; InvalidRequest for a damaged backup. Whatever it
+    raises, nothing has changed; only after OutcomeUnknown all may have.
     """
+    try:
+        return await driver.write(lambda connection: _restore(connection, source, progress, force=force))
+    except Doubtful as e:
+        raise OutcomeUnknown("the connection to the database broke during the commit: all was restored, or nothing") from e
+
+
+async def _restore(connection: Connection, source: Source, progress: Progress, *, force: bool) -> Counts:
     await connection.run(connection.dialect.alone)
     [(full,)] = await connection.fetch("SELECT EXISTS (SELECT 1 FROM tasks) OR EXISTS (SELECT 1 FROM log)")
     if full and not force:
@@ -381,34 +395,58 @@ def writing(file: str) -> Iterator[Write]:
                 try:
                     out.write(data)
                 except OSError as e:
-                    raise _Unwritten from e
+                    raise _Unwritten(e) from e
 
             yield write
-    except _Unwritten as e:
-        raise _unwritable(file, e.__cause__) from e
-    except OSError as e:
-        raise _unwritable(file, e) from e
+    except (_Unwritten, OSError) as e:
+        why: OSError = e.args[0] if isinstance(e, _Unwritten) else e
+        if isinstance(why, BrokenPipeError):
+            raise why from None
+        failure = StorageFull if why.errno in (errno.ENOSPC, errno.EDQUOT) else Unavailable
+        raise failure(f"the backup {file} cannot be written: {why.strerror}") from why
 
 
 @contextmanager
 def _stdout() -> Iterator[IO[bytes]]:
     if sys.stdout.isatty():
-        raise UsageError("a backup is not for a terminal; send stdout to a file or a program, or name a file")
-    yield sys.stdout.buffer
-    sys.stdout.buffer.flush()
+        raise UsageError("a backup is not for a terminal; name a file, or send stdout to one")
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as out:  # Python would try once more to write what is left in its own
+        yield out
 
 
 @contextmanager
 def _new(path: Path) -> Iterator[IO[bytes]]:
-    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    _require_new(path)
+    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with open(descriptor, "wb") as out:
+        with os.fdopen(descriptor, "wb") as out:
             yield out
             out.flush()
             os.fsync(descriptor)
         _require_new(path)
-        os.rename(beside, path)
+        Path(beside).rename(path)
     except BaseException:
-        with suppress(OSError):
-            os.unlink(beside)
+        Path(beside).unlink(missing_ok=True)
         raise
+    if sys.platform != "win32":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _require_new(path: Path) -> None:
+    if os.path.lexists(path):
+        raise UsageError(f"{path} is there already; a backup goes into a new file")
+
+
+@contextmanager
+def reading(file: str) -> Iterator[Source]:
+    """Yield the backup in a file, or on stdin if it is "-". Raises UsageError if there is no such file, and as Source does."""
+    with ExitStack() as opened:
+        try:
+            raw = sys.stdin.buffer if file == "-" else opened.enter_context(Path(file).open("rb"))
+        except OSError as e:
+            raise UsageError(f"{file} cannot be read: {e.strerror}") from e
+        yield Source(raw)
