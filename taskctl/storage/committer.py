@@ -81,10 +81,9 @@ class Committer:
         lane = self._lanes.get(workspace)
         if lane is None:
             lane = self._lanes[workspace] = _Lane()
-        if not lane.waiting and lane.flying < self._width:
-            # Soon, not now: whoever else is about to submit goes along.
-            asyncio.get_running_loop().call_soon(self._send, workspace, lane)
         lane.waiting.append(waiting)
+        if len(lane.waiting) == 1:
+            self._send(workspace, lane)
         return await outcome  # whoever leaves cancels this, and not the write
 
     async def close(self) -> None:
@@ -99,19 +98,24 @@ class Committer:
         task.add_done_callback(self._tasks.discard)
 
     def _send(self, workspace: str, lane: _Lane) -> None:
-        """Send off what waits, as far as more may be under way."""
-        while lane.waiting and lane.flying < self._width:
-            split = not lane.flying and len(lane.waiting) >= SPLIT_MIN
-            batch = _taken(lane.waiting, len(lane.waiting) // self._width if split else OPERATIONS_MAX)
+        """Send off what waits, if one more may be under way. It leaves soon, not now: whoever submits until then goes along."""
+        if lane.waiting and lane.flying < self._width:
             lane.flying += 1
-            self._start(self._fly(workspace, lane, batch))
-        if not lane.waiting and not lane.flying:
+            self._start(self._fly(workspace, lane))
+        elif not lane.waiting and not lane.flying:
             self._lanes.pop(workspace, None)
 
-    async def _fly(self, workspace: str, lane: _Lane, batch: Sequence[_Waiting]) -> None:
+    async def _fly(self, workspace: str, lane: _Lane) -> None:
         started = time.perf_counter()
-        await self._write(workspace, batch, time.monotonic() + self._patience)
+        split = lane.flying == 1 and len(lane.waiting) >= SPLIT_MIN
+        batch = _taken(lane.waiting, len(lane.waiting) // self._width if split else OPERATIONS_MAX)
+        if not batch:  # another one has taken it all
+            lane.flying -= 1
+            self._send(workspace, lane)
+            return
+        self._send(workspace, lane)
         operations = sum(waiting.operations for waiting in batch)
+        await self._write(workspace, batch, time.monotonic() + self._patience)
         seconds = time.perf_counter() - started
         self._observer(BatchCommitted(workspace, len(batch), operations, len(lane.waiting), seconds))
         self._waiting -= operations
@@ -154,12 +158,12 @@ class Committer:
 
 def _taken(waiting: deque[_Waiting], most: int) -> list[_Waiting]:
     """Return what comes next, as much as fits into one transaction, and take it from what waits."""
-    batch = [waiting.popleft()]
-    operations, characters = batch[0].operations, batch[0].characters
+    batch: list[_Waiting] = []
+    operations = characters = 0
     while waiting and len(batch) < most:
         operations += waiting[0].operations
         characters += waiting[0].characters
-        if operations > OPERATIONS_MAX or characters > CHARACTERS_MAX:
+        if batch and (operations > OPERATIONS_MAX or characters > CHARACTERS_MAX):
             break
         batch.append(waiting.popleft())
     return batch

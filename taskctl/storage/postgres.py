@@ -6,7 +6,7 @@ Decision 0007 says what is wrong with aiopg as it is, and how each of these is m
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -36,6 +36,8 @@ RETRY_SECONDS = 0.25
 """Reads whose connection broke are tried again for this long."""
 IDLE_IN_TRANSACTION_SECONDS = 1
 """The server ends a transaction whose client says nothing: a process that was stopped must not hold a workspace."""
+GRACE_SECONDS = 1.0
+"""So much later than PostgreSQL should have ended a statement, its connection is given up."""
 PREPARED_MAX = 100
 
 _encode = msgspec.json.Encoder().encode
@@ -57,9 +59,9 @@ class _Connection(AiopgConnection):
     cancelled.
     """
 
-    def __init__(self, timeout: float, **params: Any) -> None:
+    def __init__(self, params: Mapping[str, Any]) -> None:
         self._connecting = True
-        super().__init__(None, timeout, enable_json=False, enable_hstore=False, enable_uuid=False, **params)
+        super().__init__(None, 0, enable_json=False, enable_hstore=False, enable_uuid=False, **params)
         assert self._fileno is not None, "it has just been opened"
         self._loop.remove_reader(self._fileno)
         self._fileno = None
@@ -112,12 +114,11 @@ class _Connection(AiopgConnection):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
 
-    async def _poll(self, waiter: "asyncio.Future[None]", timeout: float) -> None:
+    async def _poll(self, waiter: "asyncio.Future[None]", timeout: float) -> None:  # noqa: ARG002  # the driver watches the time
         self._ready(self._weakref)
         try:
-            async with asyncio.timeout(timeout):
-                await waiter
-        except (asyncio.CancelledError, TimeoutError):
+            await waiter
+        except asyncio.CancelledError:
             self._close()
             raise
         finally:
@@ -154,7 +155,7 @@ class Dialect:
             params.append(f"% {' '.join(words)}{'' if prefix else ' '}%")
         return f"({sql})", params
 
-    def hits(self, workspace: str, texts: Sequence[Text], low: int = 1, high: int = driver.ID_MAX) -> None:
+    def hits(self, workspace: str, texts: Sequence[Text], low: int = 1, high: int = driver.ID_MAX, gate: str = "1 = 1") -> None:
         """Return None: a GIN index knows no order."""
 
 
@@ -179,11 +180,10 @@ class Session:
 
     dialect: driver.Dialect = Dialect()
 
-    def __init__(self, postgres: "Postgres", connection: _Connection, cursor: Any, timeout: float) -> None:
+    def __init__(self, postgres: "Postgres", connection: _Connection, cursor: Any) -> None:
         self._postgres = postgres
         self._connection = connection
         self._cursor = cursor
-        self._timeout = timeout
         self._prepared: dict[str, str] = {}
         self._unsent: list[bytes] = []
         self._broken = False
@@ -264,11 +264,9 @@ class Session:
         self._unsent.clear()
         self._postgres.begun(self)
         try:
-            await self._cursor.execute(statement, timeout=self._timeout)
+            await self._cursor.execute(statement)
         except BaseException as e:
             self._broken = True  # also because what was to be prepared may not be
-            if isinstance(e, TimeoutError):
-                raise Lost(f"{self._postgres.place.shown} has not answered a statement for {self._timeout:g} s") from e
             if isinstance(e, psycopg2.Error):
                 raise self._postgres.told(e, closed=bool(self._connection.closed)) from e
             raise
@@ -308,6 +306,7 @@ class Postgres:
         self._last: dict[str, str] | None = None
         self._away: Unavailable | None = None
         self._running: dict[Session, float] = {}
+        self._heard = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -382,15 +381,16 @@ class Postgres:
 
     async def _session(self, target: dict[str, str]) -> Session:
         try:
-            connection = _Connection(float(target.get("connect_timeout") or self._timeout), **target)
-            await connection
+            async with asyncio.timeout(float(target.get("connect_timeout") or self._timeout)):
+                connection = _Connection(target)
+                await connection
         except TimeoutError as e:
             raise Unavailable(f"the database {self.place.shown} has not answered in time") from e
         except psycopg2.Error as e:
             raise Unavailable(self.place.told(e)) from e
         try:
             cursor = await connection.cursor()
-            session = Session(self, connection, cursor, self._timeout + 1)
+            session = Session(self, connection, cursor)
             revision = None
             try:
                 limits = {"milliseconds": round(self._timeout * 1000), "lock_milliseconds": round(self._timeout * 800)}
@@ -427,7 +427,10 @@ class Postgres:
         if not self._running:
             return
         loop = asyncio.get_running_loop()
-        silent = loop.time() - min(self._running.values())
+        for session, begun in list(self._running.items()):
+            if loop.time() - begun > self._timeout + GRACE_SECONDS:
+                session.close()
+        silent = loop.time() - max(self._heard, min(self._running.values()))
         if silent < SILENCE_SECONDS - 0.01:
             self._timer = loop.call_later(SILENCE_SECONDS - silent, self._look)
         else:
@@ -442,10 +445,9 @@ class Postgres:
             self._declare(Unavailable(f"the database {self.place.shown} does not answer"))
             return
         loop = asyncio.get_running_loop()
-        for session in self._running:
-            self._running[session] = loop.time()
-        if self._timer is None and self._running:
-            self._timer = loop.call_later(2 * SILENCE_SECONDS, self._look)
+        self._heard = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(SILENCE_SECONDS, self._look)
 
     def _declare(self, failure: Unavailable) -> None:
         """Take the database for away: tell everybody, close what there is, and try to get in again."""
