@@ -35,6 +35,7 @@ format: $(VENV)/dev.stamp ## Put the code into its format
 bench: $(VENV)/dev.stamp ## Run the benchmarks; docs/benchmarks.md explains them
 	$(BIN)/python -m benchmarks.cli
 	$(BIN)/python -m benchmarks.storage
+	$(BIN)/python -m benchmarks.postgres
 
 dist: $(VENV)/dev.stamp ## Build the wheel and the source archive into dist/, and try the wheel in an empty environment
 	rm -rf dist
