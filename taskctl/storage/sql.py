@@ -140,23 +140,18 @@ class Questions:
 
     async def _list(self, workspace: str, query: TaskQuery) -> Page[Task]:
         same = ["tasks", query.where, query.sort, query.zone]
-        keys, source, sources = where.order(query.sort, TASK, workspace)
-        conditions, params = [where.WORKSPACE], [*sources, workspace]
+        keys = where.order(query.sort, TASK)
         now, place = time.time_ns() // 1000, None
         if query.cursor is not None:
             # A later page is judged at the moment of the first one: what is overdue stays so.
             now, place = decode_cursor(same, query.cursor, tuple[int, list[int | str]])
-            if [type(v) for v in place] != [str if k.sql == "title" else int for k in keys]:
+            if [type(v) for v in place] != [str if k.column == "title" else int for k in keys]:
                 raise InvalidRequest("the cursor does not belong to this query; start again without it")
         context = where.Context(self._driver.dialect, workspace, zone_of(query.zone), instant(now))
-        for sql, more in (
-            *([where.condition(query.where, context)] if query.where is not None else []),
-            *([where.after(keys, place)] if place is not None else []),
-        ):
-            conditions.append(f"({sql})")
-            params += more
-        sql = f"SELECT {_TASK} FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {where.order_by(keys)}"
-        rows = (await self._fetch(workspace, sql + _limit(query.limit), params)).rows
+        # One more than asked for tells whether there are more.
+        limit = None if query.limit is None else _bounded(query.limit + 1)
+        sql, params = where.page(_TASK, query.where, keys, place, limit, context)
+        rows = (await self._fetch(workspace, sql, params)).rows
         more_follow = query.limit is not None and len(rows) > query.limit
         items = tuple(map(task_of, rows[: query.limit]))
         if not more_follow:

@@ -1,5 +1,6 @@
 """Lists: which tasks, in which order, page by page."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -238,6 +239,53 @@ async def test_pages_stand_still_while_tasks_come_and_go(tasks: TaskService) -> 
         got = [task.id for task in seen]
         assert len(set(got)) == len(got)
         assert [id for id in got if id in before] == before
+
+
+@pytest.mark.parametrize(
+    ("text", "sort"),
+    [
+        ("", ("-id",)),
+        ("", ("title",)),
+        ("", ("-due",)),
+        ("status:todo", ("-id",)),
+        ("label:home milk", ("due",)),
+        ("label:home", ("-priority", "title")),
+        ("milk", ("-created_at",)),
+    ],
+)
+async def test_pages_neither_skip_nor_repeat_while_others_add(tasks: TaskService, text: str, sort: tuple[str, ...]) -> None:
+    def one(n: int) -> dict[str, Any]:
+        due = None if n % 3 == 0 else f"2030-01-{n % 5 + 1:02}"
+        priority = ("none", "high", "low")[n % 3]
+        return {"title": f"{n * 7 % 40:02} milk", "due": due, "priority": priority, "labels": ["home"]}
+
+    await add_all(tasks, *map(one, range(60)))
+    before = await ids(tasks, text, *sort)
+    walked = asyncio.Event()
+
+    async def add(name: int) -> int:
+        n = 0
+        while not walked.is_set():
+            await tasks.add(NewTask(**one(name + 4 * n)))
+            n += 1
+        return n
+
+    adding = [asyncio.create_task(add(name)) for name in range(4)]
+    where, seen, cursor = parse_filter(text), [], None
+    try:
+        while True:
+            page = await tasks.list(TaskQuery(where=where, sort=sort, limit=3, cursor=cursor))
+            seen += [task.id for task in page.items]
+            # The walk must end, however quickly others add behind it.
+            if page.next_cursor is None or set(before) <= set(seen):
+                break
+            cursor = page.next_cursor
+    finally:
+        walked.set()
+        added = sum(await asyncio.gather(*adding))
+    assert added > 0
+    assert len(set(seen)) == len(seen)
+    assert [id for id in seen if id in set(before)] == before
 
 
 async def test_a_page_that_ends_the_list_exactly_has_no_next(tasks: TaskService) -> None:
