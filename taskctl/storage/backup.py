@@ -356,6 +356,7 @@ async def _restore(connection: Connection, source: Source, progress: Progress, *
         await connection.fetch("SELECT 1", fixed=True)  # sends it, so that it does not gather
         progress(len(batch), source.header.total)
     await connection.run("UPDATE meta SET epoch = ?", [os.urandom(8).hex()])
+    await connection.run(connection.dialect.filled)
     return Counts(source.header.workspaces, source.header.tasks, source.header.entries)
 
 

@@ -1,24 +1,12 @@
 """The narrow connector between the statements, which are written once, and a kind of database."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
-
-from taskctl.tasks import Text
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 Row: TypeAlias = tuple[Any, ...]
 Sql: TypeAlias = tuple[str, list[Any]]
 """A piece of SQL with `?` for its parameters, and the parameters."""
-ID_MAX = 2**63 - 1
-
-
-class Hits(NamedTuple):
-    """Where words were found, in the order of the tasks' ids: the table, what picks its rows, a row's place and the task's id."""
-
-    source: str
-    where: Sql
-    key: str
-    id: str
 
 
 class Dialect(Protocol):
@@ -26,19 +14,21 @@ class Dialect(Protocol):
 
     lock: str
     """Takes the workspace of this name for writing, so that nobody else writes to it before the transaction ends."""
+    blind: bool
+    """Whether it knows nothing of how many rows have which values when it chooses an index."""
     now: str
     """The time, in microseconds since 1970, as an expression."""
     alone: str
-    """Takes all tables for writing, so that nobody else writes before the transaction ends; it may wait for long in between."""
+    """Takes all tables for writing, so that nobody else writes before the transaction ends."""
+
+    filled: str
+    """Is said when much has been written at once, so that the next statements know of it."""
 
     def among(self, column: str, values: Iterable[int] | Iterable[str]) -> Sql:
         """Say that the column has one of the values, however many there are."""
 
     def search(self, workspace: str, words: Sequence[str], *, prefix: bool) -> Sql:
         """Say that a task's words have these one after another, the last one perhaps going on."""
-
-    def hits(self, workspace: str, texts: Sequence[Text], low: int = 1, high: int = ID_MAX, gate: str = "1 = 1") -> Hits | None:
-        """Say where the tasks with all these texts are found, of ids from low to high; None if no index has them in order."""
 
 
 class Connection(Protocol):

@@ -22,7 +22,6 @@ from taskctl.storage import driver, migrations
 from taskctl.storage.driver import Doubtful, Row, Sql, Work
 from taskctl.storage.libpq import Place
 from taskctl.storage.pool import Pool
-from taskctl.tasks import Text
 
 T = TypeVar("T")
 
@@ -136,6 +135,8 @@ class Dialect:
     """How PostgreSQL says it."""
 
     lock = "SELECT 1 FROM workspaces WHERE name = ? FOR NO KEY UPDATE"
+    blind = False
+    filled = "ANALYZE workspaces, tasks, task_labels, log"
     now = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     alone = (
         "SET LOCAL idle_in_transaction_session_timeout = 0; "
@@ -154,9 +155,6 @@ class Dialect:
             sql += " AND ' ' || search || ' ' LIKE ?"
             params.append(f"% {' '.join(words)}{'' if prefix else ' '}%")
         return f"({sql})", params
-
-    def hits(self, workspace: str, texts: Sequence[Text], low: int = 1, high: int = driver.ID_MAX, gate: str = "1 = 1") -> None:
-        """Return None: a GIN index knows no order."""
 
 
 @lru_cache(512)

@@ -11,7 +11,7 @@ from taskctl.errors import CursorExpired, InvalidRequest, TaskctlError
 from taskctl.fields import STATUSES
 from taskctl.filters import micros, zone_of
 from taskctl.storage import where
-from taskctl.storage.driver import Driver, Row
+from taskctl.storage.driver import Driver, Row, Sql
 from taskctl.storage.ledger import Outcome, Pending, no_task
 from taskctl.storage.rows import LOG, TASK, change_of, instant, task_of
 from taskctl.tasks import (
@@ -19,6 +19,7 @@ from taskctl.tasks import (
     Changes,
     Changeset,
     ChangesSince,
+    Condition,
     Day,
     GetStats,
     GetTask,
@@ -38,6 +39,7 @@ from taskctl.tasks import (
     Task,
     TaskQuery,
     TaskService,
+    Text,
     Written,
 )
 from taskctl.wire import decode_cursor, encode_cursor
@@ -140,23 +142,46 @@ class Questions:
 
     async def _list(self, workspace: str, query: TaskQuery) -> Page[Task]:
         same = ["tasks", query.where, query.sort, query.zone]
-        keys = where.order(query.sort, TASK)
         now, place = time.time_ns() // 1000, None
         if query.cursor is not None:
             # A later page is judged at the moment of the first one: what is overdue stays so.
             now, place = decode_cursor(same, query.cursor, tuple[int, list[int | str]])
-            if [type(v) for v in place] != [str if k.column == "title" else int for k in keys]:
+        sort = query.sort[0] if query.sort else "id"
+        context = where.Context(self._driver.dialect, workspace, zone_of(query.zone), instant(now), sort)
+        terms = where.terms(query.where)
+        texts = [term for term in terms if isinstance(term, Text)]
+        few: Condition | None = None
+        say: Callable[[Condition, where.Context], Sql] = where.condition
+        if terms and query.limit is not None and context.dialect.blind:
+            few, say = await self._fewest(terms, context), where.in_passing
+        keys, source = where.order(query.sort, TASK, context, walk=few is None and not texts)
+        conditions = [say(term, context) for term in terms]
+        if few is not None:
+            conditions.append(where.among_few(few, context))
+        elif texts and not context.dialect.blind:
+            # PostgreSQL takes any beginning of a word for frequent. What is looked for seldom is.
+            source = where.fenced([where.condition(term, context) for term in texts], context)
+            conditions = [where.in_passing(term, context) for term in terms if term not in texts]
+        if place is not None:
+            if [type(v) for v in place] != [str if k.sql == "title" else int for k in keys]:
                 raise InvalidRequest("the cursor does not belong to this query; start again without it")
-        context = where.Context(self._driver.dialect, workspace, zone_of(query.zone), instant(now))
-        # One more than asked for tells whether there are more.
-        limit = None if query.limit is None else _bounded(query.limit + 1)
-        sql, params = where.page(_TASK, query.where, keys, place, limit, context)
-        rows = (await self._fetch(workspace, sql, params)).rows
+            conditions.append(where.after(keys, place))
+        whole = " AND ".join([where.WORKSPACE, *(f"({sql})" for sql, _ in conditions)])
+        params = [*source[1], workspace, *(param for _, more in conditions for param in more)]
+        order_by = where.order_by(keys, "+" if few is not None else "")
+        sql = f"SELECT {_TASK} FROM {source[0]} WHERE {whole} ORDER BY {order_by}"
+        rows = (await self._fetch(workspace, sql + _limit(query.limit), params)).rows
         more_follow = query.limit is not None and len(rows) > query.limit
         items = tuple(map(task_of, rows[: query.limit]))
         if not more_follow:
             return Page(items)
         return Page(items, encode_cursor(same, [now, where.place(keys, rows[len(items) - 1])]))
+
+    async def _fewest(self, terms: Sequence[Condition], context: where.Context) -> Condition | None:
+        """Return the term that picks the fewest tasks, None if none picks few."""
+        [counts] = await self._driver.fetch(*where.counts(terms, context))
+        fewest = min(range(len(counts)), key=counts.__getitem__)
+        return terms[fewest] if counts[fewest] <= where.FEW else None
 
     async def _history(self, workspace: str, query: History) -> Page[Change]:
         same = ["history", query.id]

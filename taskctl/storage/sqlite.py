@@ -19,8 +19,7 @@ from typing import Any, TypeVar, cast
 from taskctl.errors import StorageFull, Unavailable
 from taskctl.observe import Observer, StatementDone
 from taskctl.storage import driver, migrations
-from taskctl.storage.driver import Hits, Row, Sql, Work
-from taskctl.tasks import Text
+from taskctl.storage.driver import Row, Sql, Work
 
 if sys.platform != "win32":
     import fcntl
@@ -39,6 +38,8 @@ class Dialect:
     """How SQLite says it."""
 
     lock = "SELECT ?"  # whoever writes is alone
+    filled = "SELECT 1"
+    blind = True  # there are statistics only where somebody says ANALYZE, and then only averages
     now = "micros()"
     alone = "SELECT 1"
 
@@ -48,24 +49,11 @@ class Dialect:
         return f"{column} IN (SELECT value FROM json_each(?))", [dumps(list(values))]
 
     def search(self, workspace: str, words: Sequence[str], *, prefix: bool) -> Sql:
-        hits = self.hits(workspace, [Text(tuple(words), prefix)])
-        sql, params = hits.where
-        return f"id IN (SELECT {hits.id} FROM {hits.source} WHERE {sql})", params
-
-    def hits(self, workspace: str, texts: Sequence[Text], low: int = 1, high: int = driver.ID_MAX, gate: str = "1 = 1") -> Hits:
-        row = f"(SELECT (id << {_WORKSPACE_SHIFT}) + ? FROM workspaces WHERE name = ?)"
-        # Nothing to look for is an error to FTS5; two bars are nowhere.
-        words = f"""tasks_search MATCH COALESCE((SELECT ? FROM workspaces WHERE name = ? AND {gate}), '"||"')"""
-        match = " AND ".join(f'"{" ".join(text.words)}"{" *" if text.prefix else ""}' for text in texts)
-        return Hits(
-            source="tasks_search",
-            where=(
-                f"{words} AND tasks_search.rowid BETWEEN {row} AND {row}",
-                [match, workspace, low, workspace, min(high, _ID_MASK), workspace],
-            ),
-            key="tasks_search.rowid",
-            id=f"tasks_search.rowid & {_ID_MASK}",
-        )
+        first = f"(SELECT id << {_WORKSPACE_SHIFT} FROM workspaces WHERE name = ?)"
+        last = f"(SELECT (id << {_WORKSPACE_SHIFT}) + {_ID_MASK} FROM workspaces WHERE name = ?)"
+        found = f"SELECT rowid & {_ID_MASK} FROM tasks_search WHERE tasks_search MATCH ? AND rowid BETWEEN {first} AND {last}"
+        phrase = '"' + " ".join(words) + '"'
+        return f"id IN ({found})", [f"{phrase} *" if prefix else phrase, workspace, workspace]
 
 
 class File:

@@ -38,10 +38,11 @@ CREATE TABLE tasks (
 ) WITHOUT ROWID;
 CREATE INDEX tasks_completed ON tasks (workspace_id, completed_at) WHERE completed_at IS NOT NULL;
 CREATE INDEX tasks_due ON tasks (workspace_id, COALESCE(due_at, 9223372036854775807), id);
+CREATE INDEX tasks_due_last ON tasks (workspace_id, COALESCE(due_at, -9223372036854775807), id);
 CREATE INDEX tasks_created ON tasks (workspace_id, created_at, id);
 CREATE INDEX tasks_title ON tasks (workspace_id, title, id);
 CREATE INDEX tasks_status ON tasks (workspace_id, status, id);
-CREATE INDEX tasks_open ON tasks (workspace_id, COALESCE(due_at, 9223372036854775807), id) WHERE +status < 2;
+CREATE INDEX tasks_open ON tasks (workspace_id, COALESCE(due_at, 9223372036854775807), id) WHERE status < 2;
 CREATE INDEX tasks_priority ON tasks (workspace_id, priority, id);
 CREATE INDEX tasks_project ON tasks (workspace_id, project, id) WHERE project IS NOT NULL;
 CREATE TABLE task_labels (
