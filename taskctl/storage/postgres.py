@@ -274,8 +274,11 @@ class Session:
 
 
 def _records(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return rows as the one JSON text that PostgreSQL makes rows of: far cheaper to write and to read than SQL literals."""
-    return _encode([dict(zip(columns, row, strict=True)) for row in rows]).decode()
+    """Return rows as the one JSON text that PostgreSQL makes rows of: far cheaper to write and to read than SQL literals.
+
+    What is left out is null.
+    """
+    return _encode([{c: v for c, v in zip(columns, row, strict=True) if v is not None} for row in rows]).decode()
 
 
 def _same(table: str, key: Sequence[str]) -> str:
