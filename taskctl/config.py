@@ -81,6 +81,9 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
     }
     if "NO_COLOR" in environment and environment["NO_COLOR"] and "color" not in levels["flag"]:
         levels["environment"] = {**levels["environment"], "color": False}
+    for name in ("server", "database_url"):
+        if levels["flag"].get(name) == "":  # as by a variable of a script that is not set; it must not lead to another place
+            raise ConfigError(f"{_where('flag', name, path)} must name a place, and is empty")
     for level, given in levels.items():
         if given.get("server") and given.get("database_url"):
             raise ConfigError(f"a server and a database are both named ({_where(level, 'server', path)}); one place at a time")

@@ -82,7 +82,9 @@ def _driver(url: str, settings: Settings, observer: Observer) -> tuple[Driver, i
 
         readers, writers = settings.database_connections - (w := max(1, settings.database_connections // 3)), w
         place = _place(url, settings)
-        return Postgres(place, readers=readers, writers=writers, timeout=settings.database_timeout, observer=observer), readers
+        return Postgres(
+            place, readers=readers, writers=writers, timeout=max(settings.database_timeout, 0.1), observer=observer
+        ), readers
 
     from taskctl.storage.threads import READERS, ThreadedSqlite
 
@@ -181,9 +183,8 @@ def shown_database(settings: Settings) -> str:
 
 
 def _shown(url: str) -> str:
-    """Return a URL as it may be shown, without a password."""
-    head, at, tail = url.rpartition("@")
-    return f"{head.split('://')[0]}://***@{tail}" if at else url
+    """Return an address that is not understood as it may be shown: not at all if there may be a password in it."""
+    return "what was given" if "@" in url or "password" in url.lower() else url
 
 
 def _place(url: str, settings: Settings) -> Place:

@@ -100,6 +100,9 @@ def test_an_empty_variable_is_one_that_is_not_set_and_an_empty_flag_is_a_value(n
     assert load({}, {**nowhere, "TASKCTL_PORT": "", "TASKCTL_SERVER": ""}).settings == Settings()
     with pytest.raises(ConfigError, match="--port"):
         load({"port": ""}, nowhere)
+    for name in ("server", "database_url"):
+        with pytest.raises(ConfigError, match="must name a place, and is empty"):
+            load({"server": "http://h", "database_url": "sqlite:///a.db", name: ""}, nowhere)
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ from taskctl.errors import ConfigError, OutcomeUnknown
 from taskctl.observe import BatchCommitted, DatabaseAway, DatabaseBack, Event, StatementDone
 from taskctl.storage.committer import CHARACTERS_MAX
 from taskctl.storage.libpq import place
-from taskctl.wiring import check, current, shown_database
-from tests.postgres import ask, database, empty_database, free_port
+from taskctl.wiring import check, current, shown_database, upgrade
+from tests.postgres import ask, base_url, database, empty_database, free_port, named
 from tests.proxy import Proxy
 
 T = TypeVar("T")
@@ -95,7 +95,15 @@ def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
     [
         ("postgresql://u:secret@h/db?colour=red", '"colour" is not a parameter of libpq'),
         ("postgresql://u:%zzsecret@h/db", "it is not well formed"),
-        ("postgresql://u:secret@h:port/db?connect_timeout=soon", "connect_timeout must be a whole number of seconds"),
+        ("postgresql://u:secret@h/db?connect_timeout=soon", "connect_timeout must be a whole number of seconds"),
+        ("postgresql://u:secret@h:port/db", "a port must be a number"),
+        ("postgresql://u:sec/secret@h:5432/db", "is written %40 or %2F"),
+        ("postgresql://u:sec@secret@h:5432/db", "is written %40 or %2F"),
+        ("postgresql://u:secret@h/db?sslmode=requir", "no such sslmode"),
+        ("postgresql://u:secret@h/db?target_session_attrs=readwrite", "no such target_session_attrs"),
+        ("u:secret@h/db", "what was given is not the address of a database"),
+        ("postgres//u:secret@h/db", "what was given is not the address of a database"),
+        ("host=h password=secret dbname=db", "what was given is not the address of a database"),
     ],
 )
 async def test_an_address_that_libpq_does_not_know_is_wrong_usage(url: str, told: str) -> None:
@@ -158,8 +166,8 @@ async def test_of_several_hosts_the_one_that_takes_writes_is_used(url: str) -> N
         silent.hang()
         hosts = f"127.0.0.1:{free_port()},127.0.0.1:{silent.port},localhost:{parts.port}"
         several = f"postgresql://{parts.username}@{hosts}{parts.path}?target_session_attrs=read-write&connect_timeout=2"
-        async with open_tasks(several, settings=Settings(database_timeout=10.0), checked=False) as tasks:
-            await soon(lambda: tasks.add(NewTask(title="t")))  # once the silent one has had its two seconds
+        async with open_tasks(several) as tasks:  # as soon as the silent one has had its two seconds
+            await tasks.add(NewTask(title="t"))
             ask(url, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
             try:
                 with pytest.raises(Unavailable):
@@ -183,6 +191,45 @@ async def test_a_database_without_tables_says_what_to_run() -> None:
         assert "run `taskctl db upgrade`" in (await asyncio.to_thread(check, Settings(database_url=url)))["schema"]
 
 
+async def test_a_database_with_another_encoding_is_refused() -> None:
+    ask(base_url(), "CREATE DATABASE taskctl_test_latin ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'")
+    try:
+        settings = Settings(database_url=named("taskctl_test_latin"))
+        with pytest.raises(Unavailable, match="has the encoding LATIN1, and UTF8 is needed"):
+            async with open_tasks(settings=settings):
+                pass
+        for command in (upgrade, check, current):
+            with pytest.raises(Unavailable, match="has the encoding LATIN1, and UTF8 is needed"):
+                await asyncio.to_thread(command, settings)
+    finally:
+        ask(base_url(), "DROP DATABASE taskctl_test_latin WITH (FORCE)")
+
+
+async def test_who_may_not_read_the_tables_is_told_so(url: str) -> None:
+    ask(base_url(), "DROP ROLE IF EXISTS taskctl_test_stranger", "CREATE ROLE taskctl_test_stranger LOGIN")
+    parts = urlsplit(url)
+    theirs = parts._replace(netloc=f"taskctl_test_stranger@{parts.hostname}:{parts.port}").geturl()
+    settings = Settings(database_url=theirs)
+    for command in (upgrade, check, current):
+        with pytest.raises(Unavailable, match="may not"):
+            await asyncio.to_thread(command, settings)
+    with pytest.raises(Unavailable, match="may not"):
+        async with open_tasks(theirs):
+            pass
+    ask(base_url(), "DROP ROLE taskctl_test_stranger")
+
+
+async def test_a_table_that_is_missing_is_told_so() -> None:
+    with empty_database() as url:
+        upgrade(Settings(database_url=url))
+        ask(url, "DROP TABLE task_labels")
+        async with open_tasks(url) as tasks:
+            with pytest.raises(SchemaOutdated, match="lacks a table"):
+                await tasks.add(NewTask(title="t", labels=["a"]))
+        with pytest.raises(SchemaOutdated, match="lacks a table"):
+            await asyncio.to_thread(check, Settings(database_url=url))
+
+
 async def test_a_newer_schema_is_refused(url: str) -> None:
     ask(url, "UPDATE alembic_version SET version_num = '9999'")
     try:
@@ -194,8 +241,6 @@ async def test_a_newer_schema_is_refused(url: str) -> None:
 
 
 async def test_a_service_that_waits_for_its_schema_serves_once_it_is_there() -> None:
-    from taskctl.wiring import upgrade
-
     with empty_database() as url:
         async with open_tasks(url, checked=False) as tasks:
             with pytest.raises(SchemaOutdated):

@@ -8,7 +8,7 @@ import typer
 from taskctl import wiring
 from taskctl.cli.call import Call, command, let_go
 from taskctl.errors import UsageError
-from taskctl.observe import Event, RequestDone
+from taskctl.observe import DatabaseAway, DatabaseBack, Event, RequestDone
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -34,9 +34,19 @@ def serve(
 
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
+    serving = False
+
     def observe(event: Event) -> None:
-        if isinstance(event, RequestDone) and not call.quiet:
-            line = f"{event.method} {event.path} {event.status} {event.seconds * 1000:.1f} ms {event.request_id}"
+        match event:
+            case RequestDone() if not call.quiet:
+                line = f"{event.method} {event.path} {event.status} {event.seconds * 1000:.1f} ms {event.request_id}"
+            case DatabaseAway(why) if serving:
+                line = f"the database is away: {why}"
+            case DatabaseBack(seconds) if serving:
+                line = f"the database is back, after {seconds:.1f} s"
+            case _:
+                line = ""
+        if line:
             try:
                 print(line, file=sys.stderr, flush=True)
             except OSError:  # that nobody reads the log any more is no reason to fail a request
@@ -51,6 +61,8 @@ def serve(
             call.say(f"the schema was {before or 'empty'}, and is {after}")
 
     def started(url: str) -> None:
+        nonlocal serving
+        serving = True
         database = wiring.shown_database(call.settings)
         call.say(f"taskctl serves {database} at {url}/api/v1; ctrl-C stops it")
 

@@ -20,6 +20,7 @@ from taskctl.errors import ConfigError, Unavailable
 
 _DEFAULTS = {
     "application_name": "taskctl",
+    "client_encoding": "UTF8",
     # A peer that has gone without a word is noticed by the operating system, too.
     "keepalives_idle": "10",
     "keepalives_interval": "3",
@@ -93,12 +94,22 @@ class Place(NamedTuple):
     def revision(self) -> str | None:
         """Return the revision of the database's tables, None if there are none. Raises Unavailable."""
         with self.connect() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT to_regclass('alembic_version')")
-            if cursor.fetchone() == (None,):
+            cursor.execute("SELECT to_regclass('alembic_version'), current_setting('server_encoding')")
+            table, encoding = cursor.fetchone()
+            if encoding != "UTF8":
+                raise Unavailable(self.wrong_encoding(encoding))
+            if table is None:
                 return None
-            cursor.execute("SELECT version_num FROM alembic_version")
+            try:
+                cursor.execute("SELECT version_num FROM alembic_version")
+            except psycopg2.errors.InsufficientPrivilege as e:
+                raise Unavailable(f"the user of the database {self.shown} may not read its tables") from e
             row = cursor.fetchone()
             return None if row is None else str(row[0])
+
+    def wrong_encoding(self, encoding: str) -> str:
+        """Return why a database with another encoding will not do."""
+        return f"the database {self.shown} has the encoding {encoding}, and UTF8 is needed: createdb -E UTF8 -T template0"
 
     def told(self, e: BaseException) -> str:
         """Return why it could not be connected to."""
@@ -111,6 +122,7 @@ class Place(NamedTuple):
 
 _REASONS: Sequence[tuple[str, str]] = (
     ("Connection refused|No such file or directory", "cannot be reached: the connection is refused"),
+    ("no password supplied", "wants a password, and none was given (database_password_file names a file with one)"),
     ("password|authentication|pg_hba|role .* does not exist|not permitted to log in", "refuses the login"),
     ("database .* does not exist", "does not exist"),
     ("starting up|shutting down|recovery mode|not yet accepting", "is starting or stopping"),
@@ -124,6 +136,21 @@ _REASONS: Sequence[tuple[str, str]] = (
 )
 
 
+_ESCAPED = "an @ or a / in a user's name or a password is written %40 or %2F"
+_VALUES = {
+    "connect_timeout": ("[0-9]{0,4}", "connect_timeout must be a whole number of seconds"),
+    "port": ("[0-9]{0,5}", f"a port must be a number ({_ESCAPED})"),
+    "host": ("[^@]*|@.*", f"a host cannot have an @ in it ({_ESCAPED})"),
+    "dbname": ("[^@]*", f"the name of the database cannot have an @ in it ({_ESCAPED})"),
+    "sslmode": ("|disable|allow|prefer|require|verify-ca|verify-full", "there is no such sslmode"),
+    "target_session_attrs": (
+        "|any|read-write|read-only|primary|standby|prefer-standby",
+        "there are no such target_session_attrs",
+    ),
+}
+"""What libpq would find only when it connects, and would tell with parts of a password that was not escaped."""
+
+
 def place(url: str, password_file: str) -> Place:
     """Return the place that a `postgresql://` URL names. Raises ConfigError."""
     try:
@@ -133,9 +160,9 @@ def place(url: str, password_file: str) -> Place:
         parameter = re.search('invalid URI query parameter: ("[^"]*")', why)
         told = f"{parameter[1]} is not a parameter of libpq" if parameter else "it is not well formed"
         raise ConfigError(f"the address of the PostgreSQL database cannot be used: {told}") from None
-    if not re.fullmatch("[0-9]{0,4}", params.get("connect_timeout", "")):
-        told = "connect_timeout must be a whole number of seconds"
-        raise ConfigError(f"the address of the PostgreSQL database cannot be used: {told}")
+    for name, (pattern, told) in _VALUES.items():
+        if not all(re.fullmatch(pattern, value) for value in params.get(name, "").split(",")):
+            raise ConfigError(f"the address of the PostgreSQL database cannot be used: {told}")
     if "password" in params and password_file:
         raise ConfigError("the password of the database is named twice, in its address and in a file")
     return Place(params, password_file)

@@ -7,6 +7,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -16,7 +17,7 @@ from aiopg.connection import Connection as AiopgConnection
 from psycopg2 import errorcodes, errors, extensions
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random
 
-from taskctl.errors import StorageFull, Unavailable
+from taskctl.errors import SchemaOutdated, StorageFull, Unavailable
 from taskctl.observe import DatabaseAway, DatabaseBack, Observer, StatementDone
 from taskctl.storage import driver, migrations
 from taskctl.storage.driver import Doubtful, Row, Sql, Work
@@ -30,7 +31,9 @@ SILENCE_SECONDS = 0.5
 PROBE_SECONDS = 0.4
 """How long that look may take."""
 FIRST_SECONDS = 0.8
-"""How long a caller waits for a connection while there is none at all."""
+"""How long a caller waits for a connection while there is none at all, though there has been one."""
+NEVER_SECONDS = 600.0
+"""The same, before there ever was one."""
 RETRY_SECONDS = 0.25
 """Reads whose connection broke are tried again for this long."""
 IDLE_IN_TRANSACTION_SECONDS = 1
@@ -44,6 +47,10 @@ _encode = msgspec.json.Encoder().encode
 
 class Lost(Unavailable):
     """The connection broke, or the database is on its way down. Nothing was committed, unless it was on its way already."""
+
+
+class TableMissing(SchemaOutdated):
+    """A table is not there, whatever the revision says."""
 
 
 # ---------------------------------------------------------------------------------------------------------- the connection
@@ -313,13 +320,13 @@ class Postgres:
 
     async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:
         async def once() -> list[Row]:
-            async with self._readers.connection(first=FIRST_SECONDS, next=self._timeout) as session:
+            async with self._lent(self._readers) as session:
                 return await session.fetch(sql, params, fixed=fixed)
 
         return await self._retried(once)
 
     async def read(self, work: Work[T]) -> T:
-        async with self._readers.connection(first=FIRST_SECONDS, next=self._timeout) as session:
+        async with self._lent(self._readers) as session:
             # Whoever reads for long may do something else in between.
             return await session.transaction(
                 work, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0"
@@ -327,7 +334,7 @@ class Postgres:
 
     async def write(self, work: Work[T]) -> T:
         async def once() -> T:
-            async with self._writers.connection(first=FIRST_SECONDS, next=self._timeout) as session:
+            async with self._lent(self._writers) as session:
                 return await session.transaction(work, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
 
         # Lost means that nothing was committed; whatever may have been is Doubtful, and not for us to repeat.
@@ -342,6 +349,10 @@ class Postgres:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _lent(self, pool: Pool[Session]) -> AbstractAsyncContextManager[Session]:
+        # Before the first time nobody knows how long it takes; the attempt itself comes to an end.
+        return pool.connection(first=FIRST_SECONDS if self._last else NEVER_SECONDS, next=self._timeout)
 
     async def _retried(self, once: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -393,14 +404,17 @@ class Postgres:
             cursor = await connection.cursor()
             session = Session(self, connection, cursor)
             revision = None
-            try:
-                limits = {"milliseconds": round(self._timeout * 1000), "lock_milliseconds": round(self._timeout * 800)}
-                [(revision,)] = await session.fetch(_SETTINGS.format(**limits) + _REVISION)
-            except UnknownTable:
-                pass
+            limits = {"milliseconds": round(self._timeout * 1000), "lock_milliseconds": round(self._timeout * 800)}
+            [(encoding,)] = await session.fetch(_SETTINGS.format(**limits) + "SHOW server_encoding")
+            if encoding == "UTF8":
+                with suppress(TableMissing):
+                    [(revision,)] = await session.fetch("SELECT (SELECT version_num FROM alembic_version)")
         except BaseException:
             connection.close()
             raise
+        if encoding != "UTF8":
+            connection.close()
+            raise Unavailable(self.place.wrong_encoding(encoding))
         if revision not in migrations.WORKING:
             connection.close()
             raise migrations.outdated(revision)
@@ -498,8 +512,8 @@ class Postgres:
         """Return an error of PostgreSQL as one of taskctl; itself, if it is a mistake of ours."""
         shown = self.place.shown
         match e:
-            case errors.UndefinedTable():
-                return UnknownTable()
+            case errors.UndefinedTable() | errors.UndefinedColumn():
+                return TableMissing(f"the database {shown} lacks a table or a column that its schema should have")
             case errors.LockNotAvailable():
                 return Unavailable("somebody else has kept what is needed locked for too long")
             case errors.QueryCanceled():
@@ -519,10 +533,6 @@ class Postgres:
         return e
 
 
-class UnknownTable(Exception):
-    """A table is not there."""
-
-
 _SETTINGS = (
     "SET statement_timeout = {milliseconds}; SET lock_timeout = {lock_milliseconds}; "
     f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECONDS}s'; "
@@ -531,4 +541,3 @@ _SETTINGS = (
     # empty must not read them from end to end once they are full.
     "SET enable_seqscan = off; SET standard_conforming_strings = on; SET timezone = 'UTC'; SET jit = off; "
 )
-_REVISION = "SELECT (SELECT version_num FROM alembic_version)"

@@ -29,9 +29,9 @@ def script() -> str:
 def outdated(revision: str | None) -> TaskctlError:
     """Return the failure to work with tables of this revision."""
     if not revision or revision in REVISIONS:
+        found = f"has the schema {revision}" if revision else "has no tables yet"
         return SchemaOutdated(
-            f"the database has the schema {revision or 'of no revision'}, and this taskctl needs {HEAD}: "
-            "run `taskctl db upgrade`",
+            f"the database {found}, and this taskctl needs {HEAD}: run `taskctl db upgrade`",
             revision=revision,
         )
     return SchemaOutdated(
