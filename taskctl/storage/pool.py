@@ -107,6 +107,9 @@ class Pool(Generic[C]):
 
     def give(self, connection: C, born: float) -> None:
         """Hand a connection to whoever waits the longest, or keep it."""
+        if self._closed:
+            connection.close()
+            return
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
@@ -132,10 +135,7 @@ class Pool(Generic[C]):
             if not self.connections:
                 self.fail(e)  # nobody is left who could give one back
             return
-        if self._closed:
-            connection.close()
-        else:
-            self.give(connection, time.monotonic())
+        self.give(connection, time.monotonic())
 
     def fail(self, failure: Unavailable) -> None:
         """Tell all who wait that there will be no connection."""
