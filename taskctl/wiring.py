@@ -62,7 +62,7 @@ async def open_tasks(
     from taskctl.storage.sql import Questions, SqlTasks
 
     driver, readers = _driver(url, settings, observer)
-    flights = Flights(Questions(driver), width=readers, patience=settings.database_timeout)
+    flights = Flights(Questions(driver), width=readers, patience=max(settings.database_timeout, 1.0))
     committer = Committer(Ledger(driver), observer, width=2 if is_postgres(url) else 1, patience=settings.database_timeout)
     tasks = SqlTasks(flights.ask, committer.submit, workspace=workspace, actor=actor, source=source)
     try:

@@ -35,7 +35,7 @@ class Flights:
         self._patience = patience
         self._waiting: dict[tuple[str, Query[Any]], _Askers] = {}
         self._queue: deque[tuple[tuple[str, Query[Any]], float]] = deque()
-        self._refs: dict[str, dict[Ref, _Askers]] = {}
+        self._refs: dict[str, dict[Ref, tuple[_Askers, float]]] = {}
         self._flying: dict[str, int] = {}
         self._others = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -45,15 +45,16 @@ class Flights:
         """Return the answer to a question. Raises what the database says instead."""
         if self._closed:
             raise Unavailable("the service is being closed")
-        if len(self._waiting) >= WAITING_MAX:
-            raise Overloaded(f"{len(self._waiting)} questions are waiting to be answered already")
+        waiting = len(self._waiting) + sum(map(len, self._refs.values()))
+        if waiting >= WAITING_MAX:
+            raise Overloaded(f"{waiting} questions are waiting to be answered already")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         if isinstance(query, GetTask):
             refs = self._refs.setdefault(workspace, {})
             if not refs:
                 loop.call_soon(self._send_refs, workspace)
-            refs.setdefault(query.id, []).append(answer)
+            refs.setdefault(query.id, ([], time.monotonic()))[0].append(answer)
         else:
             try:
                 hash(query)
@@ -87,12 +88,22 @@ class Flights:
             del self._refs[workspace]
         else:
             refs = {ref: refs.pop(ref) for ref in list(refs)[:TASKS_MAX]}
+        sent = {ref: askers for ref, (askers, since) in refs.items() if not self._late(askers, since)}
         self._flying[workspace] = self._flying.get(workspace, 0) + 1
-        self._start(self._fly_refs(workspace, refs))
+        self._start(self._fly_refs(workspace, sent))
+
+    def _late(self, askers: _Askers, since: float) -> bool:
+        """Return whether it is too late to ask: nobody waits any more, or for so long that they are told so."""
+        if all(asker.done() for asker in askers):
+            return True
+        if time.monotonic() - since <= self._patience:
+            return False
+        _fail(askers, Overloaded(f"the database has been busy with other questions for {self._patience:g} s"))
+        return True
 
     async def _fly_refs(self, workspace: str, refs: dict[Ref, _Askers]) -> None:
         try:
-            found = await self._questions.tasks(workspace, list(refs))
+            found = await self._questions.tasks(workspace, list(refs)) if refs else {}
         except Exception as e:
             for askers in refs.values():
                 _fail(askers, e)
@@ -112,8 +123,7 @@ class Flights:
         while self._queue and self._others < self._width:
             key, since = self._queue.popleft()
             askers = self._waiting.pop(key)
-            if time.monotonic() - since > self._patience:
-                _fail(askers, Overloaded(f"the database has been busy with other questions for {self._patience:g} s"))
+            if self._late(askers, since):
                 continue
             self._others += 1
             self._start(self._fly_other(*key, askers))

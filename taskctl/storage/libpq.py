@@ -35,6 +35,9 @@ class Place(NamedTuple):
     params: Mapping[str, str]
     password_file: str
 
+    def __repr__(self) -> str:
+        return f"Place({self.shown!r})"
+
     @property
     def shown(self) -> str:
         """The address as it may be shown: no password, no parameters."""
@@ -110,6 +113,10 @@ class Place(NamedTuple):
     def wrong_encoding(self, encoding: str) -> str:
         """Return why a database with another encoding will not do."""
         return f"the database {self.shown} has the encoding {encoding}, and UTF8 is needed: createdb -E UTF8 -T template0"
+
+    def answered(self, e: BaseException) -> bool:
+        """Return whether it was a server that runs which did not let us in."""
+        return "FATAL" in str(e) and not re.search("starting up|shutting down|recovery", str(e))
 
     def told(self, e: BaseException) -> str:
         """Return why it could not be connected to."""

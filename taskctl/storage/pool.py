@@ -37,11 +37,20 @@ class Pool(Generic[C]):
     """At most `size` connections.
 
     connect: makes one; raises Unavailable. outage: returns what is known of the database being away, None if it is not.
+    silent: is told when a caller has waited for the first connection in vain.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[C]], outage: Callable[[], Unavailable | None], *, size: int) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[C]],
+        outage: Callable[[], Unavailable | None],
+        silent: Callable[[Unavailable], None],
+        *,
+        size: int,
+    ) -> None:
         self._connect = connect
         self._outage = outage
+        self._silent = silent
         self._size = size
         self._idle: list[tuple[C, float]] = []
         self._busy: dict[C, float] = {}
@@ -99,7 +108,9 @@ class Pool(Generic[C]):
             if isinstance(e, TimeoutError):
                 if self._busy:
                     raise Overloaded(f"all {self._size} connections to the database have been busy for {seconds:g} s") from None
-                raise Unavailable(f"the database has not let us in for {seconds:g} s") from None
+                failure = Unavailable(f"the database has not let us in for {seconds:g} s")
+                self._silent(failure)
+                raise failure from None
             raise
         finally:
             if future in self._waiting:
@@ -146,7 +157,10 @@ class Pool(Generic[C]):
                 future.exception()  # whoever waited may be gone
 
     def drop(self) -> None:
-        """Close all connections, those in use as well."""
+        """Close all connections, those in use as well, and give up what is being connected."""
+        for task in self._connecting:
+            if task is not asyncio.current_task():
+                task.cancel()
         for connection, _ in self._idle:
             connection.close()
         self._idle.clear()

@@ -49,6 +49,10 @@ class Lost(Unavailable):
     """The connection broke, or the database is on its way down. Nothing was committed, unless it was on its way already."""
 
 
+class Refused(Unavailable):
+    """The server answers, and does not let us in."""
+
+
 class TableMissing(SchemaOutdated):
     """A table is not there, whatever the revision says."""
 
@@ -95,26 +99,21 @@ class _Connection(AiopgConnection):
 
     @staticmethod
     def _ready(weak_self: Any) -> None:
+        # Not aiopg's own, which asks select() about the descriptor: that knows none above 1023.
         self = weak_self()
         if self is None:
             return
-        if self._connecting:
-            self._go_on_connecting()
-            return
-        AiopgConnection._ready(weak_self)  # noqa: SLF001
-        if self._conn.closed:
-            self._unwatch()
-
-    def _go_on_connecting(self) -> None:
         waiter = self._waiter
         try:
             state = self._conn.poll()
         except psycopg2.Error as e:
-            self._unwatch()
+            if self._connecting or self._conn.closed:
+                self._unwatch()
             if waiter is not None and not waiter.done():
                 waiter.set_exception(e)
             return
-        self._watch(state)
+        if self._connecting or (state == extensions.POLL_WRITE) != self._writing:
+            self._watch(state)
         if state == extensions.POLL_OK:
             self._connecting = False
             if waiter is not None and not waiter.done():
@@ -309,8 +308,8 @@ class Postgres:
         self.place = place
         self.observer = observer
         self._timeout = timeout
-        self._readers: Pool[Session] = Pool(self._connect, self._known, size=readers)
-        self._writers: Pool[Session] = Pool(self._connect, self._known, size=writers)
+        self._readers: Pool[Session] = Pool(self._connect, self._known, self._silent, size=readers)
+        self._writers: Pool[Session] = Pool(self._connect, self._known, self._silent, size=writers)
         self._last: dict[str, str] | None = None
         self._away: Unavailable | None = None
         self._running: dict[Session, float] = {}
@@ -387,8 +386,7 @@ class Postgres:
             else:
                 self._last = target
                 return session
-        if not (self._readers.connections or self._writers.connections):
-            self._declare(failure)
+        self._silent(failure)
         raise failure
 
     async def _session(self, target: dict[str, str]) -> Session:
@@ -399,7 +397,8 @@ class Postgres:
         except TimeoutError as e:
             raise Unavailable(f"the database {self.place.shown} has not answered in time") from e
         except psycopg2.Error as e:
-            raise Unavailable(self.place.told(e)) from e
+            failure = Unavailable if not self.place.answered(e) else Refused
+            raise failure(self.place.told(e)) from e
         try:
             cursor = await connection.cursor()
             session = Session(self, connection, cursor)
@@ -425,6 +424,10 @@ class Postgres:
     def _known(self) -> Unavailable | None:
         away = self._away  # a new one each time: one that is raised again and again would grow
         return None if away is None else type(away)(away.detail, **away.extra)
+
+    def _silent(self, failure: Unavailable) -> None:
+        if not (self._readers.connections or self._writers.connections):
+            self._declare(failure)
 
     def begun(self, session: Session) -> None:
         """Take note that a session waits for an answer."""
@@ -456,6 +459,8 @@ class Postgres:
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 (await self._connect()).close()
+        except (Refused, SchemaOutdated):
+            pass  # it does not let us in, but it is there to say so
         except (TimeoutError, Unavailable):
             self._declare(Unavailable(f"the database {self.place.shown} does not answer"))
             return
