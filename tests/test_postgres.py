@@ -1,6 +1,7 @@
 """PostgreSQL as a place for tasks: addresses, sessions, what is shared, and what happens when a connection breaks."""
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -277,8 +278,8 @@ async def watched(url: str, **more: Any) -> AsyncIterator[tuple[TaskService, lis
 
 
 def statements(events: list[Event]) -> list[str]:
-    """Return what was asked, without what begins a session."""
-    return [event.sql for event in events if isinstance(event, StatementDone) and not event.sql.startswith("SET ")]
+    """Return what was asked about tasks, without what begins a session."""
+    return [event.sql for event in events if isinstance(event, StatementDone) and "tasks" in event.sql]
 
 
 async def test_single_reads_that_arrive_together_are_one_query(url: str) -> None:
@@ -380,6 +381,39 @@ async def test_a_word_of_any_length_is_found_by_any_beginning_of_it(url: str, wo
 
 
 # ------------------------------------------------------------------------------------------------- connections that break
+
+
+async def test_descriptors_may_have_any_number(url: str) -> None:
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        driver, _ = _driver(url, Settings(database_timeout=0.5), ignore)
+        with pytest.raises(Unavailable, match=r"has not done a statement within 0.5 s"):
+            await driver.fetch("SELECT pg_sleep(5)")
+        assert await driver.fetch("SELECT 1") == [(1,)]
+        ask(url, ENDED)
+        assert await driver.fetch("SELECT 1") == [(1,)]
+        await driver.close()
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+async def test_a_server_that_refuses_one_more_is_not_away(url: str) -> None:
+    ask(base_url(), "DROP ROLE IF EXISTS taskctl_test_few", "CREATE ROLE taskctl_test_few LOGIN CONNECTION LIMIT 4")
+    ask(url, "GRANT ALL ON ALL TABLES IN SCHEMA public TO taskctl_test_few")
+    parts = urlsplit(url)
+    theirs = parts._replace(netloc=f"taskctl_test_few@{parts.hostname}:{parts.port}").geturl()
+    async with watched(theirs, database_connections=4) as (tasks, events):
+        await tasks.add(NewTask(title="t"))
+        with psycopg2.connect(url) as held:
+            held.cursor().execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
+            asked = [asyncio.ensure_future(tasks.list(TaskQuery(limit=n + 1))) for n in range(3)]
+            await asyncio.sleep(1.5)
+            held.rollback()
+        held.close()
+        assert [len(page.items) for page in await asyncio.gather(*asked)] == [1, 1, 1]
+        assert not [event for event in events if isinstance(event, DatabaseAway)]
+    ask(url, "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM taskctl_test_few", "DROP ROLE taskctl_test_few")
 
 
 async def test_a_read_whose_connection_is_ended_is_tried_again(url: str) -> None:

@@ -126,7 +126,8 @@ class Committer:
         try:
             entered = await self._ledger.write(workspace, [waiting.pending for waiting in batch])
         except Doubtful as e:
-            self._start(self._settle(workspace, batch, e.value, deadline))
+            # Whatever was spent on getting there: the log is looked at.
+            self._start(self._settle(workspace, batch, e.value, max(deadline, time.monotonic() + self._patience)))
         except Exception as e:
             if len(batch) > 1 and not isinstance(e, TaskctlError):
                 # The database refused something in the batch: one by one, only the guilty one fails.
@@ -148,7 +149,7 @@ class Committer:
                 else:
                     await self._write(workspace, batch, deadline)
                 return
-            except (Unavailable, Doubtful):  # also of the look, which takes the workspace
+            except Exception:  # whatever it is that keeps us from looking: those who wait are to have an answer
                 await asyncio.sleep(random.uniform(0.05, 0.15))  # noqa: S311  # so that replicas do not knock all at once
         unknown = OutcomeUnknown(
             "the connection to the database broke during the commit, and what became of it cannot be found out"

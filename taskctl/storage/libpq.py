@@ -168,7 +168,8 @@ def place(url: str, password_file: str) -> Place:
         told = f"{parameter[1]} is not a parameter of libpq" if parameter else "it is not well formed"
         raise ConfigError(f"the address of the PostgreSQL database cannot be used: {told}") from None
     for name, (pattern, told) in _VALUES.items():
-        if not all(re.fullmatch(pattern, value) for value in params.get(name, "").split(",")):
+        values = params.get(name, "").split(",") if name in ("host", "port") else [params.get(name, "")]
+        if not all(re.fullmatch(pattern, value) for value in values):
             raise ConfigError(f"the address of the PostgreSQL database cannot be used: {told}")
     if "password" in params and password_file:
         raise ConfigError("the password of the database is named twice, in its address and in a file")
@@ -187,6 +188,6 @@ async def _addresses(host: str) -> list[str]:
         return [""]
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=1)
-    except OSError:
+    except (OSError, UnicodeError):
         return []
     return list(dict.fromkeys(str(address[0]) for *_, address in found))

@@ -60,7 +60,11 @@ class Pool(Generic[C]):
 
     @property
     def connections(self) -> int:
-        """How many connections there are, idle or in use."""
+        """How many connections there are, idle or in use. Those that broke meanwhile are closed first."""
+        for connection, _ in self._idle:
+            if not connection.usable:
+                connection.close()
+        self._idle = [(connection, born) for connection, born in self._idle if connection.usable]
         return len(self._idle) + len(self._busy)
 
     @asynccontextmanager

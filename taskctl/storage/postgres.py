@@ -391,7 +391,7 @@ class Postgres:
 
     async def _session(self, target: dict[str, str]) -> Session:
         try:
-            async with asyncio.timeout(float(target.get("connect_timeout") or self._timeout)):
+            async with asyncio.timeout(float(target.get("connect_timeout", "0")) or self._timeout):
                 connection = _Connection(target)
                 await connection
         except TimeoutError as e:
@@ -399,6 +399,8 @@ class Postgres:
         except psycopg2.Error as e:
             failure = Unavailable if not self.place.answered(e) else Refused
             raise failure(self.place.told(e)) from e
+        except (OSError, ValueError) as e:  # no descriptor left, a name that can be no host's
+            raise Unavailable(f"the database {self.place.shown} cannot be connected to from here: {e}") from e
         try:
             cursor = await connection.cursor()
             session = Session(self, connection, cursor)
@@ -408,8 +410,10 @@ class Postgres:
             if encoding == "UTF8":
                 with suppress(TableMissing):
                     [(revision,)] = await session.fetch("SELECT (SELECT version_num FROM alembic_version)")
-        except BaseException:
+        except BaseException as e:
             connection.close()
+            if isinstance(e, psycopg2.Error):
+                raise Unavailable(f"the database {self.place.shown} does not take the settings of a session") from e
             raise
         if encoding != "UTF8":
             connection.close()
@@ -473,7 +477,7 @@ class Postgres:
         """Take the database for away: tell everybody, close what there is, and try to get in again."""
         if self._away is not None:
             return
-        self._away = failure
+        self._away = Unavailable(failure.detail) if isinstance(failure, Lost) else failure
         self.observer(DatabaseAway(failure.detail))
         for pool in (self._readers, self._writers):
             pool.fail(failure)
@@ -488,14 +492,19 @@ class Postgres:
             while True:
                 attempts.add(asyncio.create_task(self._connect()))
                 done, attempts = await asyncio.wait(attempts, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+                sessions: list[Session] = []
                 for task in done:
                     try:
-                        self._readers.give(task.result(), time.monotonic())
+                        sessions.append(task.result())
                     except Unavailable as e:
                         self._away = type(e)(e.detail, **e.extra)
-                    else:
-                        self._away = None
-                if self._away is None:
+                    except Exception:  # one that nobody foresaw: the next attempt may do better
+                        self._away = Unavailable(f"the database {self.place.shown} cannot be connected to")
+                for session in sessions[1:]:
+                    session.close()
+                if sessions:
+                    self._away = None
+                    self._readers.give(sessions[0], time.monotonic())
                     self.observer(DatabaseBack(time.monotonic() - started))
                     return
                 if done:
@@ -525,7 +534,7 @@ class Postgres:
                 return Unavailable(f"the database {shown} has not done a statement within {self._timeout:g} s")
             case errors.DiskFull():
                 return StorageFull(f"the disk under the database {shown} is full")
-            case errors.ReadOnlySqlTransaction():
+            case errors.ReadOnlySqlTransaction() | errors.FeatureNotSupported():  # the latter of a standby
                 return Lost(f"the database {shown} takes no writes now")
             case errors.DeadlockDetected() | errors.SerializationFailure():
                 return Lost("somebody else's transaction was in the way")
