@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from taskctl.storage.backup import Counts
     from taskctl.storage.driver import Driver
     from taskctl.storage.libpq import Place
+    from taskctl.storage.postgres import Postgres
     from taskctl.storage.sqlite import File
 
 T = TypeVar("T")
@@ -61,9 +62,20 @@ async def open_tasks(
     from taskctl.storage.ledger import Ledger
     from taskctl.storage.sql import Questions, SqlTasks
 
-    driver, readers = _driver(url, settings, observer)
+    driver: Driver
+    ledger: Ledger
+    if is_postgres(url):
+        from taskctl.storage.foresight import Foresight
+
+        postgres, readers = _postgres(url, settings, observer)
+        driver, ledger, width = postgres, Foresight(postgres), 2
+    else:
+        from taskctl.storage.threads import READERS, ThreadedSqlite
+
+        driver, readers = ThreadedSqlite(_file(url, settings, observer)), READERS
+        ledger, width = Ledger(driver), 1
     flights = Flights(Questions(driver), width=readers, patience=max(settings.database_timeout, 1.0))
-    committer = Committer(Ledger(driver), observer, width=2 if is_postgres(url) else 1, patience=settings.database_timeout)
+    committer = Committer(ledger, observer, width=width, patience=settings.database_timeout)
     tasks = SqlTasks(flights.ask, committer.submit, workspace=workspace, actor=actor, source=source)
     try:
         if checked:
@@ -75,20 +87,13 @@ async def open_tasks(
         await driver.close()
 
 
-def _driver(url: str, settings: Settings, observer: Observer) -> tuple[Driver, int]:
-    """Return the driver of a database, and how many statements that read it takes at once."""
-    if is_postgres(url):
-        from taskctl.storage.postgres import Postgres
+def _postgres(url: str, settings: Settings, observer: Observer) -> tuple[Postgres, int]:
+    """Return the driver of a PostgreSQL database, and how many statements that read it takes at once."""
+    from taskctl.storage.postgres import Postgres
 
-        readers, writers = settings.database_connections - (w := max(1, settings.database_connections // 3)), w
-        place = _place(url, settings)
-        return Postgres(
-            place, readers=readers, writers=writers, timeout=max(settings.database_timeout, 0.1), observer=observer
-        ), readers
-
-    from taskctl.storage.threads import READERS, ThreadedSqlite
-
-    return ThreadedSqlite(_file(url, settings, observer)), READERS
+    readers, writers = settings.database_connections - (w := max(1, settings.database_connections // 3)), w
+    timeout = max(settings.database_timeout, 0.1)
+    return Postgres(_place(url, settings), readers=readers, writers=writers, timeout=timeout, observer=observer), readers
 
 
 def is_postgres(url: str) -> bool:
@@ -267,7 +272,7 @@ def _run_on_database(command: Callable[[Driver], Coroutine[Any, Any, T]], settin
             await driver.close()
 
     async def postgres() -> T:
-        return await run(_driver(settings.database_url, settings, ignore)[0])
+        return await run(_postgres(settings.database_url, settings, ignore)[0])
 
     if is_postgres(settings.database_url):
         import asyncio

@@ -532,7 +532,7 @@ async def test_neither_way_holds_more_than_a_part_of_it(url: str, tmp_path: Path
             seen.append(event)
 
     sizes, rows = list[tuple[int, int]](), 2 * count + 1
-    driver, _ = wiring._driver(url, Settings(), observe)
+    driver, _ = wiring._postgres(url, Settings(), observe)
     tracemalloc.start()
     try:
         with backups.writing(f"{tmp_path}/b.gz") as write:

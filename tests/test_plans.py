@@ -24,7 +24,7 @@ from taskctl.seed import sample
 from taskctl.storage.driver import Driver, Row
 from taskctl.storage.sql import Questions
 from taskctl.storage.sqlite import InlineSqlite
-from taskctl.wiring import _driver, _file, upgrade
+from taskctl.wiring import _file, _postgres, upgrade
 from tests.postgres import ask, empty_database
 
 TASKS = 100_000
@@ -93,7 +93,7 @@ class Counting(Driver, Protocol):
 
 class CountingPostgres(Counting):
     def __init__(self, url: str) -> None:
-        self.driver, _ = _driver(url, Settings(), ignore)
+        self.driver, _ = _postgres(url, Settings(), ignore)
         self.dialect = self.driver.dialect
         self.rows_read = 0
         self.scans: list[str] = []

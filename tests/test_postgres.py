@@ -34,7 +34,7 @@ from taskctl.errors import ConfigError, OutcomeUnknown
 from taskctl.observe import BatchCommitted, DatabaseAway, DatabaseBack, Event, StatementDone, ignore
 from taskctl.storage.committer import CHARACTERS_MAX
 from taskctl.storage.libpq import place
-from taskctl.wiring import _driver, check, current, shown_database, upgrade
+from taskctl.wiring import _postgres, check, current, shown_database, upgrade
 from tests.postgres import ask, base_url, database, empty_database, free_port, named
 from tests.proxy import Proxy
 
@@ -386,7 +386,7 @@ async def test_a_word_of_any_length_is_found_by_any_beginning_of_it(url: str, wo
 async def test_descriptors_may_have_any_number(url: str) -> None:
     held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
     try:
-        driver, _ = _driver(url, Settings(database_timeout=0.5), ignore)
+        driver, _ = _postgres(url, Settings(database_timeout=0.5), ignore)
         with pytest.raises(Unavailable, match=r"has not done a statement within 0.5 s"):
             await driver.fetch("SELECT pg_sleep(5)")
         assert await driver.fetch("SELECT 1") == [(1,)]
@@ -431,7 +431,7 @@ ENDED = (
 
 
 async def test_a_statement_that_takes_too_long_is_unavailable_and_not_a_cancellation(url: str) -> None:
-    driver, _ = _driver(url, Settings(database_timeout=0.5), ignore)
+    driver, _ = _postgres(url, Settings(database_timeout=0.5), ignore)
     try:
         for _ in range(2):
             with pytest.raises(Unavailable, match=r"has not done a statement within 0.5 s"):

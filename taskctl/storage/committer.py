@@ -154,7 +154,7 @@ class Committer:
         unknown = OutcomeUnknown(
             "the connection to the database broke during the commit, and what became of it cannot be found out"
         )
-        _answer(batch, [unknown if _wrote(outcome) else outcome for outcome in entered.outcomes])
+        _answer(batch, [unknown if entered.foreseen or _wrote(outcome) else outcome for outcome in entered.outcomes])
 
 
 def _taken(waiting: deque[_Waiting], most: int) -> list[_Waiting]:

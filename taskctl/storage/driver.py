@@ -66,6 +66,10 @@ class Doubtful(Exception):
         self.value = value
 
 
+class Overtaken(Exception):
+    """Somebody else has written to the workspace, and nothing of this was."""
+
+
 class Driver(Protocol):
     """A database. Its errors come out as those of `taskctl.errors`."""
 

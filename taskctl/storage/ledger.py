@@ -11,7 +11,7 @@ from uuid import UUID
 
 from taskctl.errors import Conflict, InvalidRequest, TaskctlError, TaskNotFound
 from taskctl.storage.driver import Connection, Driver
-from taskctl.storage.rows import ENTRY, TASK, Entry, former, instant, row_of, row_of_entry, task_of, uuid7
+from taskctl.storage.rows import ENTRY, TASK, Entry, Head, former, instant, row_of, row_of_entry, task_of, uuid7
 from taskctl.tasks import (
     Add,
     Changeset,
@@ -43,15 +43,18 @@ Outcome: TypeAlias = Written | TaskctlError
 
 _KEY = ("workspace_id", "id")
 _REST = (*TASK[1:], "search")
-_TASK = ", ".join(TASK)
 
 
 class Entered(NamedTuple):
-    """What became of a batch, and the number and changeset of its first log entry, by which it can be found in the log."""
+    """What became of a batch, and the number and changeset of its first log entry, by which it can be found in the log.
+
+    foreseen: whether even the failures are true only if the batch was written.
+    """
 
     outcomes: list[Outcome]
     seq: int
     changeset: UUID | None
+    foreseen: bool = False
 
 
 class Ledger:
@@ -67,7 +70,12 @@ class Ledger:
 
     async def write(self, workspace: str, batch: Sequence[Pending]) -> Entered:
         """Write a batch of changesets in one transaction. Raises Doubtful, with what it would return, if that is not known."""
-        return await self._driver.write(lambda connection: _commit(connection, workspace, batch))
+
+        async def work(connection: Connection) -> Entered:
+            draft, outcomes = await commit(connection, workspace, batch)
+            return draft.entered(outcomes)
+
+        return await self._driver.write(work)
 
     async def has(self, workspace: str, entered: Entered) -> bool:
         """Return whether a batch whose commit was in doubt is in the log.
@@ -83,91 +91,107 @@ class Ledger:
         return await self._driver.write(look)
 
 
-async def _commit(connection: Connection, workspace: str, batch: Sequence[Pending]) -> Entered:
+async def commit(connection: Connection, workspace: str, batch: Sequence[Pending]) -> tuple["Draft", list[Outcome]]:
     """Write the changesets, in their order, and return what became of each.
 
     One that fails changes nothing, and the others go on. Raises Unavailable if the database cannot; then nothing is written.
     """
-    workspace_id, draft = await _begin(connection, workspace, batch)
-    seq, now = draft.seq, draft.now
+    await connection.run(connection.dialect.lock, [workspace], fixed=True)
+    # A statement of its own, that begins when the lock is held: one that waited would see what was there before.
+    draft = Draft(*await read(connection, workspace, Named(batch)))
     outcomes = [draft.run(pending) for pending in batch]
-    if not draft.entries:
-        return Entered(outcomes, seq, None)
-
-    changed = {entry.task.id for entry in draft.entries}
-    kept = [draft.tasks[id] for id in sorted(changed & draft.tasks.keys())]
-    added = [[workspace_id, *row_of(task)] for task in kept if task.id not in draft.stored]
-    edited = [[workspace_id, *row_of(task)] for task in kept if task.id in draft.stored]
-    gone = [(workspace_id, id) for id in sorted((changed & draft.stored.keys()) - draft.tasks.keys())]
-    # Removed before added: a uid that one task gives up may be another's in the same batch.
-    if gone:
-        await connection.delete("tasks", _KEY, gone)
-    if edited:
-        await connection.update("tasks", _KEY, _REST, edited)
-    if added:
-        await connection.insert("tasks", (*_KEY, *_REST), added)
-    old = {(label, id) for id in changed & draft.stored.keys() for label in draft.stored[id].labels}
-    new = {(label, task.id) for task in kept for label in task.labels}
-    labels = ("workspace_id", "label", "task_id")
-    if old - new:
-        await connection.delete("task_labels", labels, [(workspace_id, *row) for row in sorted(old - new)])
-    if new - old:
-        await connection.insert("task_labels", labels, [(workspace_id, *row) for row in sorted(new - old)])
-    entries = [[workspace_id, *row_of_entry(e, seq + n, now)] for n, e in enumerate(draft.entries, start=1)]
-    await connection.insert("log", ("workspace_id", *ENTRY), entries)
-    await connection.run(
-        "UPDATE workspaces SET seq = ?, next_id = ?, written_at = ? WHERE id = ?",
-        [seq + len(draft.entries), draft.next_id, now, workspace_id],
-        fixed=True,
-    )
-    return Entered(outcomes, seq + 1, draft.entries[0].changeset)
+    if draft.entries:
+        await draft.write(connection)
+    return draft, outcomes
 
 
-async def _begin(connection: Connection, workspace: str, batch: Sequence[Pending]) -> tuple[int, "_Draft"]:
-    """Take the workspace, and return its number and a draft with the stored tasks that the batch names by id or by uid.
+class Named:
+    """The stored tasks that a batch names, by their ids or uids."""
 
-    They are read by a statement that begins when the lock is held: one that waited would see what was there before.
-    """
-    ids: set[int] = set()
-    uids: set[str] = set()
-    for pending in batch:
-        for operation in pending.changes.operations:
-            match operation:
-                case Edit(int(ref)) | Remove(int(ref)):
-                    if 0 < ref < 2**63:  # no task has one that fits no column
-                        ids.add(ref)
-                case Edit(UUID() as uid) | Remove(UUID() as uid) | Add(NewTask(uid=UUID() as uid)):
-                    uids.add(str(uid))
+    def __init__(self, batch: Sequence[Pending]) -> None:
+        self.ids: set[int] = set()
+        self.uids: set[str] = set()
+        for pending in batch:
+            for operation in pending.changes.operations:
+                match operation:
+                    case Edit(int(ref)) | Remove(int(ref)):
+                        if 0 < ref < 2**63:  # no task has one that fits no column
+                            self.ids.add(ref)
+                    case Edit(UUID() as uid) | Remove(UUID() as uid) | Add(NewTask(uid=UUID() as uid)):
+                        self.uids.add(str(uid))
+
+    def __bool__(self) -> bool:
+        return bool(self.ids or self.uids)
+
+
+async def read(connection: Connection, workspace: str, named: Named) -> tuple[Head, int, list[Task]]:
+    """Return where the workspace stands, the database's time, and the tasks that are named."""
     dialect = connection.dialect
-    named = [dialect.among(column, values) for column, values in (("tasks.id", ids), ("uid", uids)) if values]
-    sql, params = f"SELECT workspaces.id, seq, next_id, written_at, {dialect.now}", []
-    if named:
+    among = [dialect.among(column, values) for column, values in (("tasks.id", named.ids), ("uid", named.uids)) if values]
+    sql, params = f"SELECT {', '.join(f'workspaces.{column}' for column in Head._fields)}, {dialect.now}", []
+    if among:
         sql += f", {', '.join(f'tasks.{column}' for column in TASK)} FROM workspaces LEFT JOIN tasks "
-        sql += f"ON workspace_id = workspaces.id AND ({' OR '.join(among for among, _ in named)}) WHERE name = ?"
-        params = [value for _, values in named for value in values]
+        sql += f"ON workspace_id = workspaces.id AND ({' OR '.join(term for term, _ in among)}) WHERE name = ?"
+        params = [value for _, values in among for value in values]
     else:
         sql += " FROM workspaces WHERE name = ?"
-    await connection.run(dialect.lock, [workspace], fixed=True)
     rows = await connection.fetch(sql, [*params, workspace], fixed=True)
     if not rows:
         raise InvalidRequest(f"there is no workspace {workspace!r}")
-    workspace_id, seq, next_id, last, now = rows[0][:5]
-    stored = [task_of(row[5:]) for row in rows if named and row[5] is not None]
-    return workspace_id, _Draft(seq, next_id, max(now, last), stored)
+    head, now, first = Head(*rows[0][:4]), rows[0][4], 5
+    return head, now, [task_of(row[first:]) for row in rows if among and row[first] is not None]
 
 
-class _Draft:
+class Draft:
     """The tasks that a batch touches, as they become; an undo for what a failing changeset did to them."""
 
-    def __init__(self, seq: int, next_id: int, now: int, stored: Sequence[Task]) -> None:
-        self.seq = seq
-        self.next_id = next_id
-        self.now = now
+    def __init__(self, before: Head, now: int, stored: Sequence[Task]) -> None:
+        self.before = before
+        self.seq = before.seq
+        self.next_id = before.next_id
+        self.now = max(now, before.written_at)
         self.stored = {task.id: task for task in stored}
         self.tasks = dict(self.stored)
         self.uids = {task.uid: task.id for task in stored}
         self.entries: list[Entry] = []
         self._undo: list[tuple[Task | None, Task | None]] = []
+
+    @property
+    def head(self) -> Head:
+        """Where the workspace stands afterwards."""
+        return Head(self.before.id, self.seq + len(self.entries), self.next_id, self.now)
+
+    def entered(self, outcomes: list[Outcome]) -> Entered:
+        """Return what became of the changesets, and where in the log it is."""
+        return Entered(outcomes, self.seq + 1, self.entries[0].changeset if self.entries else None)
+
+    async def write(self, connection: Connection) -> None:
+        """Write what a batch changes, and its entries in the log."""
+        head = self.head
+        changed = {entry.task.id for entry in self.entries}
+        kept = [self.tasks[id] for id in sorted(changed & self.tasks.keys())]
+        added = [[head.id, *row_of(task)] for task in kept if task.id not in self.stored]
+        edited = [[head.id, *row_of(task)] for task in kept if task.id in self.stored]
+        gone = [(head.id, id) for id in sorted((changed & self.stored.keys()) - self.tasks.keys())]
+        # Removed before added: a uid that one task gives up may be another's in the same batch.
+        if gone:
+            await connection.delete("tasks", _KEY, gone)
+        if edited:
+            await connection.update("tasks", _KEY, _REST, edited)
+        if added:
+            await connection.insert("tasks", (*_KEY, *_REST), added)
+        old = {(label, id) for id in changed & self.stored.keys() for label in self.stored[id].labels}
+        new = {(label, task.id) for task in kept for label in task.labels}
+        labels = ("workspace_id", "label", "task_id")
+        if old - new:
+            await connection.delete("task_labels", labels, [(head.id, *row) for row in sorted(old - new)])
+        if new - old:
+            await connection.insert("task_labels", labels, [(head.id, *row) for row in sorted(new - old)])
+        entries = [[head.id, *row_of_entry(e, self.seq + n, head.written_at)] for n, e in enumerate(self.entries, start=1)]
+        await connection.insert("log", ("workspace_id", *ENTRY), entries)
+        await connection.run(
+            "UPDATE workspaces SET seq = ?, next_id = ?, written_at = ? WHERE id = ?", [*head[1:], head.id], fixed=True
+        )
 
     def run(self, pending: Pending) -> Outcome:
         """Run a changeset: all of it, or, if it is atomic and fails, nothing."""

@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from taskctl.errors import SchemaOutdated, StorageFull, Unavailable
 from taskctl.observe import DatabaseAway, DatabaseBack, Observer, StatementDone
 from taskctl.storage import driver, migrations
-from taskctl.storage.driver import Doubtful, Row, Sql, Work
+from taskctl.storage.driver import Doubtful, Overtaken, Row, Sql, Work
 from taskctl.storage.libpq import Place
 from taskctl.storage.pool import Pool
 
@@ -29,9 +29,9 @@ T = TypeVar("T")
 SILENCE_SECONDS = 0.5
 """A statement that takes longer is no reason for alarm, but for a look whether the database still answers others."""
 PROBE_SECONDS = 0.4
-"""How long that look may take."""
+"""How long that look may take; longer where connecting takes long."""
 FIRST_SECONDS = 0.8
-"""How long a caller waits for a connection while there is none at all, though there has been one."""
+"""How long a caller waits for a connection while there is none at all, though there has been one; longer for the same reason."""
 NEVER_SECONDS = 600.0
 """The same, before there ever was one."""
 RETRY_SECONDS = 0.25
@@ -190,6 +190,7 @@ class Session:
         self._cursor = cursor
         self._prepared: dict[str, str] = {}
         self._unsent: list[bytes] = []
+        self._if_taken = ""
         self._broken = False
 
     @property
@@ -208,29 +209,37 @@ class Session:
         return rows
 
     async def run(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> None:
-        self._add(sql, params, fixed=fixed)
+        self._add(sql + self._if_taken, params, fixed=fixed)
+
+    async def take(self, workspace: str, expected: Sequence[int]) -> None:
+        # Not by an error: the server would write the whole message, and with it everybody's tasks, into its log of errors.
+        self._if_taken = " AND current_setting('taskctl.taken') = 'yes'"
+        self._add(_TAKE, [*expected, workspace], fixed=True)
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         names = ", ".join(columns)
-        sql = f"INSERT INTO {table} ({names}) SELECT {names} FROM json_populate_recordset(NULL::{table}, ?)"
-        self._add(sql, [_records(columns, rows)], fixed=True)
+        sql = f"INSERT INTO {table} ({names}) SELECT {names} FROM json_populate_recordset(NULL::{table}, ?) WHERE true"
+        self._add(sql + self._if_taken, [_records(columns, rows)], fixed=True)
 
     async def update(self, table: str, key: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         values = ", ".join(f"{column} = new.{column}" for column in columns)
         sql = f"UPDATE {table} SET {values} FROM json_populate_recordset(NULL::{table}, ?) AS new WHERE {_same(table, key)}"
-        self._add(sql, [_records((*key, *columns), rows)], fixed=True)
+        self._add(sql + self._if_taken, [_records((*key, *columns), rows)], fixed=True)
 
     async def delete(self, table: str, key: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         sql = f"DELETE FROM {table} USING json_populate_recordset(NULL::{table}, ?) AS new WHERE {_same(table, key)}"
-        self._add(sql, [_records(key, rows)], fixed=True)
+        self._add(sql + self._if_taken, [_records(key, rows)], fixed=True)
 
-    async def transaction(self, work: Work[T], begin: str) -> T:
+    async def transaction(self, work: Callable[["Session"], Awaitable[T]], begin: str) -> T:
         """Run the work in a transaction of its own. Raises Doubtful if the connection broke during the commit."""
         self._unsent = [begin.encode()]
+        self._if_taken = ""
         try:
             value = await work(self)
         except BaseException:
-            if self._unsent:  # what was to be prepared with it never will be
+            if self._unsent == [begin.encode()]:
+                self._unsent.clear()
+            elif self._unsent:  # what was to be prepared with it never will be
                 self._broken = True
             elif self.usable:
                 self._unsent.append(b"ROLLBACK")
@@ -238,11 +247,16 @@ class Session:
             raise
         writes = bool(self._unsent)
         self._unsent.append(b"COMMIT")
+        if self._if_taken:
+            self._unsent.append(b"SHOW taskctl.taken")
         try:
-            await self._send()
+            answer = await self._send()
         except Lost:
             if writes:
                 raise Doubtful(value) from None
+        else:
+            if self._if_taken and answer != [("yes",)]:
+                raise Overtaken
         return value
 
     def _add(self, sql: str, params: Sequence[Any], *, fixed: bool) -> None:
@@ -267,15 +281,17 @@ class Session:
         statement = b";".join(self._unsent)
         self._unsent.clear()
         self._postgres.begun(self)
+        answered = True
         try:
             await self._cursor.execute(statement)
         except BaseException as e:
             self._broken = True  # also because what was to be prepared may not be
+            answered = not self._connection.closed
             if isinstance(e, psycopg2.Error):
-                raise self._postgres.told(e, closed=bool(self._connection.closed)) from e
+                raise self._postgres.told(e, closed=not answered) from e
             raise
         finally:
-            self._postgres.ended(self)
+            self._postgres.ended(self, answered=answered)
         return cast("list[Row]", self._cursor.raw.fetchall()) if self._cursor.description else []
 
 
@@ -313,6 +329,7 @@ class Postgres:
         self._last: dict[str, str] | None = None
         self._away: Unavailable | None = None
         self._running: dict[Session, float] = {}
+        self._took = 0.0  # by the last connect
         self._heard = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -331,7 +348,7 @@ class Postgres:
                 work, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0"
             )
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Callable[[Session], Awaitable[T]]) -> T:
         async def once() -> T:
             async with self._lent(self._writers) as session:
                 return await session.transaction(work, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
@@ -351,7 +368,8 @@ class Postgres:
 
     def _lent(self, pool: Pool[Session]) -> AbstractAsyncContextManager[Session]:
         # Before the first time nobody knows how long it takes; the attempt itself comes to an end.
-        return pool.connection(first=FIRST_SECONDS if self._last else NEVER_SECONDS, next=self._timeout)
+        first = max(FIRST_SECONDS, 8 * self._took) if self._last else NEVER_SECONDS
+        return pool.connection(first=first, next=self._timeout)
 
     async def _retried(self, once: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -379,12 +397,13 @@ class Postgres:
             targets, failure = [], e
         # The one that let us in the last time is asked first: another one may be silent, and cost its whole time.
         for target in sorted(targets, key=lambda target: target != self._last):
+            began = time.monotonic()
             try:
                 session = await self._session(target)
             except Unavailable as e:
                 failure = e
             else:
-                self._last = target
+                self._last, self._took = target, time.monotonic() - began
                 return session
         self._silent(failure)
         raise failure
@@ -440,9 +459,11 @@ class Postgres:
         if self._timer is None:
             self._timer = loop.call_later(SILENCE_SECONDS, self._look)
 
-    def ended(self, session: Session) -> None:
+    def ended(self, session: Session, *, answered: bool) -> None:
         """Take note that a session has its answer, or never will."""
         self._running.pop(session, None)
+        if answered:
+            self._heard = asyncio.get_running_loop().time()
 
     def _look(self) -> None:
         self._timer = None
@@ -460,15 +481,17 @@ class Postgres:
 
     async def _probe(self) -> None:
         """Find out whether a database that is silent on one connection lets us in on another."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
-            async with asyncio.timeout(PROBE_SECONDS):
+            async with asyncio.timeout(max(PROBE_SECONDS, 4 * self._took)):
                 (await self._connect()).close()
         except (Refused, SchemaOutdated):
             pass  # it does not let us in, but it is there to say so
         except (TimeoutError, Unavailable):
-            self._declare(Unavailable(f"the database {self.place.shown} does not answer"))
-            return
-        loop = asyncio.get_running_loop()
+            if self._heard < began:
+                self._declare(Unavailable(f"the database {self.place.shown} does not answer"))
+                return
         self._heard = loop.time()
         if self._timer is None:
             self._timer = loop.call_later(SILENCE_SECONDS, self._look)
@@ -547,6 +570,11 @@ class Postgres:
         return e
 
 
+# The row is looked at again when the lock is held, so what is said of it is true then.
+_TAKE = (
+    "SELECT set_config('taskctl.taken', COALESCE((SELECT CASE WHEN id = ? AND seq = ? AND next_id = ? AND written_at = ? "
+    "THEN 'yes' END FROM workspaces WHERE name = ? FOR NO KEY UPDATE), 'no'), false)"
+)
 _SETTINGS = (
     "SET statement_timeout = {milliseconds}; SET lock_timeout = {lock_milliseconds}; "
     f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECONDS}s'; "

@@ -93,6 +93,15 @@ def row_of(task: Task) -> list[Any]:
     ]
 
 
+class Head(NamedTuple):
+    """Where a workspace stands: its number, the last entry of its log, the next task's id, and when it was last written to."""
+
+    id: int
+    seq: int
+    next_id: int
+    written_at: int
+
+
 class Entry(NamedTuple):
     """A log entry on its way into the log: the task after it (before it, if it was removed), and what an edit changed.
 
