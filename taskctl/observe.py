@@ -28,7 +28,7 @@ class StatementDone(NamedTuple):
 
 
 class BatchCommitted(NamedTuple):
-    """Changesets were committed in one transaction; `waiting` more had arrived meanwhile."""
+    """Changesets were committed in one transaction; `waiting` operations more, of all workspaces, were on their way."""
 
     workspace: str
     changesets: int

@@ -37,9 +37,11 @@ from taskctl import (
 from taskctl.errors import TaskctlError, UsageError
 from taskctl.observe import Event, StatementDone, ignore
 from taskctl.storage import backup as backups
+from taskctl.storage.driver import Driver
 from taskctl.storage.migrations.upgrade import upgrade_sqlite
 from taskctl.storage.rows import ENTRY, TASK
 from taskctl.storage.sqlite import File
+from taskctl.storage.threads import ThreadedSqlite
 from tests.postgres import ask, database, empty_database
 from tests.support import SECONDS, Shell, serving
 from tests.test_cli_terminal import STYLE, on_terminal
@@ -532,7 +534,11 @@ async def test_neither_way_holds_more_than_a_part_of_it(url: str, tmp_path: Path
             seen.append(event)
 
     sizes, rows = list[tuple[int, int]](), 2 * count + 1
-    driver, _ = wiring._postgres(url, Settings(), observe)
+    driver: Driver = (
+        wiring._postgres(url, Settings(), observe)[0]
+        if wiring.is_postgres(url)
+        else ThreadedSqlite(wiring._file(url, Settings(), observe))
+    )
     tracemalloc.start()
     try:
         with backups.writing(f"{tmp_path}/b.gz") as write:

@@ -464,3 +464,7 @@ def end_of(due: str) -> datetime:
     if len(due) == 10:
         return datetime.fromisoformat(due).replace(tzinfo=UTC) + timedelta(days=1)
     return datetime.fromisoformat(due)
+
+
+def test_the_version_is_told_without_a_database(shell: Shell) -> None:
+    assert shell("--version").out == shell("version").out

@@ -22,10 +22,12 @@ from taskctl import (
     TaskPatch,
     TaskQuery,
     TaskService,
+    Unavailable,
     open_tasks,
 )
 from taskctl.observe import Event, StatementDone, ignore
 from taskctl.storage.driver import Overtaken
+from taskctl.storage.ledger import Entered, Ledger
 from taskctl.storage.postgres import Session
 from taskctl.storage.rows import Head
 from taskctl.wiring import _postgres
@@ -221,6 +223,20 @@ async def test_who_waits_for_the_lock_judges_by_what_is_there_then(url: str, as_
             with pytest.raises(Overtaken):
                 await writing
         assert head(url).next_id == (77 if as_expected else now.next_id)
+    finally:
+        holder.close()
+        await driver.close()
+
+
+async def test_where_a_doubt_is_looked_into_the_workspace_is_taken_first(url: str) -> None:
+    driver, _ = _postgres(url, Settings(database_timeout=0.5), ignore)
+    holder = psycopg2.connect(url)
+    try:
+        holder.cursor().execute("SELECT 1 FROM workspaces FOR UPDATE")  # as the transaction in doubt does until it ends
+        with pytest.raises(Unavailable, match="locked for too long"):
+            await Ledger(driver).has("default", Entered([], 1, uuid4()))
+        holder.rollback()
+        assert not await Ledger(driver).has("default", Entered([], 1, uuid4()))
     finally:
         holder.close()
         await driver.close()

@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
 
+from taskctl import __version__
 from taskctl.cli.call import Flags, LightGroup, fail, reader_gone, shared_options
 
 _NOUNS: Mapping[str, str] = {
@@ -37,9 +38,18 @@ class _Nouns(LightGroup):
 app = typer.Typer(cls=_Nouns, no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"taskctl {__version__}")
+        raise typer.Exit
+
+
+_Version = Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show which taskctl this is.")]
+
+
 @app.callback()
 @shared_options
-def root(context: typer.Context, flags: Flags) -> None:
+def root(context: typer.Context, flags: Flags, version: _Version = False) -> None:  # noqa: ARG001
     """Tasks on the command line, on a server, and in between.
 
     `taskctl task add Buy milk` writes into a file of your own, which is made when it is first needed; with --server, or

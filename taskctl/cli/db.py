@@ -44,7 +44,8 @@ def current(call: Call) -> None:
     """Show the revision of the schema, and the one that this version needs."""
     _local(call)
     found, needed = wiring.current(call.settings)
-    show_object({"current": found, "needed": needed}, call.settings)
+    shown = "none: the database is empty" if found is None and call.settings.output == "table" else found
+    show_object({"current": shown, "needed": needed}, call.settings)
 
 
 @command(app)

@@ -106,7 +106,6 @@ class Committer:
             self._lanes.pop(workspace, None)
 
     async def _fly(self, workspace: str, lane: _Lane) -> None:
-        started = time.perf_counter()
         split = lane.flying == 1 and len(lane.waiting) >= SPLIT_MIN
         batch = _taken(lane.waiting, len(lane.waiting) // self._width if split else OPERATIONS_MAX)
         if not batch:  # another one has taken it all
@@ -114,15 +113,13 @@ class Committer:
             self._send(workspace, lane)
             return
         self._send(workspace, lane)
-        operations = sum(waiting.operations for waiting in batch)
         await self._write(workspace, batch, time.monotonic() + self._patience)
-        seconds = time.perf_counter() - started
-        self._observer(BatchCommitted(workspace, len(batch), operations, len(lane.waiting), seconds))
-        self._waiting -= operations
+        self._waiting -= sum(waiting.operations for waiting in batch)
         lane.flying -= 1
         self._send(workspace, lane)
 
     async def _write(self, workspace: str, batch: Sequence[_Waiting], deadline: float) -> None:
+        started = time.perf_counter()
         try:
             entered = await self._ledger.write(workspace, [waiting.pending for waiting in batch])
         except Doubtful as e:
@@ -138,6 +135,8 @@ class Committer:
                 if not waiting.outcome.done():
                     waiting.outcome.set_exception(e)
         else:
+            operations, seconds = sum(waiting.operations for waiting in batch), time.perf_counter() - started
+            self._observer(BatchCommitted(workspace, len(batch), operations, self._waiting - operations, seconds))
             _answer(batch, entered.outcomes)
 
     async def _settle(self, workspace: str, batch: Sequence[_Waiting], entered: Entered, deadline: float) -> None:

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 from taskctl.errors import Overloaded, Unavailable
 
@@ -141,16 +141,19 @@ class Pool(Generic[C]):
                 return
             task = asyncio.create_task(self._add())
             self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+            task.add_done_callback(self._connecting.discard)  # one that is cancelled before it begins ends here, too
 
     async def _add(self) -> None:
         try:
             connection = await self._connect()
         except Unavailable as e:
+            self._connecting.discard(cast("asyncio.Task[None]", asyncio.current_task()))
             if not self.connections:
                 self.fail(e)  # nobody is left who could give one back
             return
+        self._connecting.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         self.give(connection, time.monotonic())
+        self._grow()
 
     def fail(self, failure: Unavailable) -> None:
         """Tell all who wait that there will be no connection."""

@@ -50,10 +50,13 @@ def upgrade_postgres(place: Place, revision: str = HEAD) -> tuple[str | None, st
         lock.autocommit = True
         cursor = lock.cursor()
         deadline = time.monotonic() + LOCK_SECONDS
-        while not _first(cursor, f"SELECT pg_try_advisory_lock({_ADVISORY_LOCK})"):
-            if time.monotonic() > deadline:
-                raise Unavailable(f"somebody else has been changing the schema of {place.shown} for {LOCK_SECONDS} s")
-            time.sleep(0.1)
+        try:
+            while not _first(cursor, f"SELECT pg_try_advisory_lock({_ADVISORY_LOCK})"):
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"somebody else has been changing the schema of {place.shown} for {LOCK_SECONDS} s")
+                time.sleep(0.1)
+        except psycopg2.Error as e:
+            raise Unavailable(place.told(e)) from e
         before = place.revision()
         if before and before not in REVISIONS:
             raise outdated(before)
