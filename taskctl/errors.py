@@ -103,6 +103,32 @@ class UnsupportedMediaType(InvalidRequest):
     title = "Only JSON is understood here"
 
 
+class RequestTimedOut(InvalidRequest):
+    """The request has not arrived in time."""
+
+    code = "request_timeout"
+    status = 408
+    title = "The request took too long to arrive"
+    retryable = True
+
+
+class HeadersTooLarge(InvalidRequest):
+    """The address or a header of the request is longer than the server reads."""
+
+    code = "headers_too_large"
+    status = 431
+    title = "The address or a header is too long"
+
+
+class IdempotencyMismatch(TaskctlError):
+    """The idempotency key was another request's."""
+
+    code = "idempotency_mismatch"
+    status = 422
+    exit_code = 4
+    title = "The idempotency key belongs to another request"
+
+
 class NotFound(TaskctlError):
     """There is nothing at this address."""
 
