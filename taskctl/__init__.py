@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from taskctl.config import Settings as Settings
     from taskctl.errors import Conflict as Conflict
     from taskctl.errors import CursorExpired as CursorExpired
+    from taskctl.errors import IdempotencyMismatch as IdempotencyMismatch
     from taskctl.errors import InvalidFilter as InvalidFilter
     from taskctl.errors import InvalidRequest as InvalidRequest
     from taskctl.errors import InvalidTask as InvalidTask
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from taskctl.tasks import Change as Change
     from taskctl.tasks import Changeset as Changeset
     from taskctl.tasks import Edit as Edit
+    from taskctl.tasks import IdempotencyKey as IdempotencyKey
     from taskctl.tasks import NewTask as NewTask
     from taskctl.tasks import Page as Page
     from taskctl.tasks import Remove as Remove
@@ -45,12 +47,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "taskctl.config": ("Settings",),
     "taskctl.errors": (
-        *("Conflict", "CursorExpired", "InvalidFilter", "InvalidRequest", "InvalidTask", "SchemaOutdated"),
+        *("Conflict", "CursorExpired", "IdempotencyMismatch", "InvalidFilter", "InvalidRequest", "InvalidTask", "SchemaOutdated"),
         *("StaleTask", "StorageFull", "TaskctlError", "TaskNotFound", "Unavailable"),
     ),
     "taskctl.filters": ("parse_filter",),
     "taskctl.tasks": (
-        *("Add", "Change", "Changeset", "Edit", "NewTask", "Page", "Remove", "Stats"),
+        *("Add", "Change", "Changeset", "Edit", "IdempotencyKey", "NewTask", "Page", "Remove", "Stats"),
         *("Task", "TaskPatch", "TaskQuery", "TaskService"),
     ),
     "taskctl.wiring": ("create_app", "open_tasks"),

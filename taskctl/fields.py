@@ -19,6 +19,8 @@ DESCRIPTION_MAX: Final = 64 * 1024
 PROJECT_MAX: Final = 100
 LABEL_MAX: Final = 60
 LABELS_MAX: Final = 50
+KEY: Final = re.compile("[!-~]{1,255}")
+"""An idempotency key."""
 
 STATUSES: Final = ("todo", "in_progress", "done", "cancelled")
 OPEN: Final = ("todo", "in_progress")

@@ -28,7 +28,7 @@ class StatementDone(NamedTuple):
 
 
 class BatchCommitted(NamedTuple):
-    """Changesets were committed in one transaction; `waiting` operations more, of all workspaces, were on their way."""
+    """Changesets were committed in one transaction; `waiting` more of the workspace had arrived meanwhile."""
 
     workspace: str
     changesets: int

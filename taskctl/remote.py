@@ -1,14 +1,23 @@
 """`RemoteTasks`: the tasks of a server, over its API. The same questions, answers and failures as at home."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import aiohttp
 import msgspec
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_random_exponential,
+)
 
-from taskctl.errors import ConfigError, OutcomeUnknown, TaskctlError, Unavailable
+from taskctl.errors import ConfigError, OutcomeUnknown, Unavailable
 from taskctl.filters import render
 from taskctl.tasks import (
     And,
@@ -19,11 +28,13 @@ from taskctl.tasks import (
     GetStats,
     GetTask,
     History,
+    IdempotencyKey,
     Labels,
     Match,
     Page,
     Projects,
     Query,
+    Read,
     Source,
     Stats,
     T,
@@ -33,30 +44,57 @@ from taskctl.tasks import (
     TaskService,
     Written,
 )
-from taskctl.wire import PROBLEM, decode, decode_written, encode_changeset, error
+from taskctl.wire import PROBLEM, decode, decode_written, encode_changeset, error, newer
 
 PAGE_MAX = 200
 """What a server gives at once; longer lists are asked for page by page."""
+
+ATTEMPTS = 4
+AT = "X-Taskctl-Seq"
+_GATEWAY = (502, 503, 504)
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-class RemoteTasks(TaskService):
-    """The tasks of the workspace that a server shows us."""
+class _Answer(NamedTuple):
+    body: bytes
+    headers: Mapping[str, str]
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    @property
+    def at(self) -> str:
+        return self.headers.get(AT, "")
+
+
+class _Failed(Exception):
+    """There was no good answer, and another attempt may get one. doubt: the server may have done what it was asked for."""
+
+    def __init__(self, failure: Unavailable, *, doubt: bool) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+        self.doubt = doubt
+
+
+class RemoteTasks(TaskService):
+    """The tasks of the workspace that a server shows us.
+
+    What fails for want of an answer is tried again while there is time: reads, and writes, too, because each has an idempotency
+    key. timeout: seconds for all attempts together.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, *, timeout: float) -> None:
         self._session = session
         self._url = url
+        self._timeout = timeout
+        self._at = ""
 
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str, *, timeout: float) -> AsyncIterator[Self]:
         """Open the connections to a server. Raises ConfigError for an address that is none."""
         base = _base(url)
-        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, 5.0))
-        async with aiohttp.ClientSession(timeout=limits, raise_for_status=False) as session:
-            yield cls(session, base)
+        async with aiohttp.ClientSession(raise_for_status=False) as session:
+            yield cls(session, base, timeout=timeout)
 
     def scoped(self, *, actor: str | None, source: Source) -> Self:
         """Return the same service: who writes, and how, is for the server to say."""
@@ -66,15 +104,22 @@ class RemoteTasks(TaskService):
     async def ready(self) -> None:
         await self._ask("GET", "/tasks", Page[Task], query=[("limit", "1")])
 
-    async def write(self, changes: Changeset) -> Written:
-        query = [("dry_run", "true")] if changes.dry_run else []
-        body = await self._request("POST", "/batch", query=query, body=encode_changeset(changes), writes=not changes.dry_run)
+    async def write(self, changes: Changeset, *, key: IdempotencyKey | None = None) -> Written:
+        writes = not changes.dry_run
+        query = [] if writes else [("dry_run", "true")]
+        body = encode_changeset(changes)
+        headers = {"Content-Type": "application/json"}
+        if writes:
+            headers["Idempotency-Key"] = key.name if key is not None else uuid4().hex
+        answer = await self._request("POST", "/batch", query=query, headers=headers, body=body, writes=writes)
         try:
-            return self._decoded(decode_written, body)
+            written = self._decoded(decode_written, answer.body)
         except Unavailable as e:
-            raise (Unavailable if changes.dry_run else OutcomeUnknown)(e.detail) from None
+            raise (OutcomeUnknown if writes else Unavailable)(e.detail) from None
+        replayed = answer.headers.get("Idempotency-Replayed") == "true"
+        return msgspec.structs.replace(written, at=answer.at, replayed=replayed and key is not None)
 
-    async def read(self, query: Query[T]) -> T:
+    async def ask(self, query: Query[T]) -> Read[T]:
         value: Any
         asked: Query[Any] = query
         match asked:
@@ -97,9 +142,9 @@ class RemoteTasks(TaskService):
                 value = await self._ask("GET", "/stats", Stats, headers={"Prefer": f"timezone={zone}"})
             case _:
                 raise TypeError(f"no such question: {query!r}")
-        return cast(T, value)
+        return cast("Read[T]", value)
 
-    async def _tasks(self, query: TaskQuery) -> Page[Task]:
+    async def _tasks(self, query: TaskQuery) -> Read[Page[Task]]:
         about = [("sort", ",".join(query.sort) or "id")]
         where = query.where
         if isinstance(where, And) and isinstance(first := where.terms[0], Match) and first.field == "status":
@@ -108,7 +153,7 @@ class RemoteTasks(TaskService):
             where = And(where.terms[1:]) if len(where.terms) > 2 else where.terms[-1] if len(where.terms) > 1 else None
         if where is not None:
             about.append(("filter", render(where)))
-        headers = {"Prefer": f"timezone={query.zone}"}
+        headers = {"Prefer": f"timezone={query.zone}" + (", count=exact" if query.count else "")}
         return await self._pages("/tasks", about, query.limit, query.cursor, Page[Task], headers)
 
     async def _pages(
@@ -119,17 +164,19 @@ class RemoteTasks(TaskService):
         cursor: str | None,
         kind: type[Page[Item]],
         headers: Mapping[str, str],
-    ) -> Page[Item]:
-        """Return a page of any length, put together from those of the server."""
+    ) -> Read[Page[Item]]:
+        """Return a page of any length, put together from those of the server. It is as new as the first of them."""
         items: list[Item] = []
+        first: Read[Page[Item]] | None = None
         while True:
             left = PAGE_MAX if limit is None else min(PAGE_MAX, limit - len(items))
             place = [("cursor", cursor)] if cursor is not None else []
             page = await self._ask("GET", path, kind, query=[*about, ("limit", str(left)), *place], headers=headers)
-            items += page.items
-            cursor = page.next_cursor
+            first = first or page
+            items += page.value.items
+            cursor = page.value.next_cursor
             if cursor is None or len(items) == limit:
-                return Page(tuple(items), cursor)
+                return Read(Page(tuple(items), cursor, first.value.total), first.at)
 
     async def _ask(
         self,
@@ -139,9 +186,9 @@ class RemoteTasks(TaskService):
         *,
         query: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        body = await self._request(method, path, query=query, headers=headers)
-        return self._decoded(lambda raw: decode(raw, kind), body)
+    ) -> Read[Answer]:
+        answer = await self._request(method, path, query=query, headers=headers)
+        return Read(self._decoded(lambda raw: decode(raw, kind), answer.body), answer.at)
 
     async def _request(
         self,
@@ -152,34 +199,73 @@ class RemoteTasks(TaskService):
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         writes: bool = False,
-    ) -> bytes:
-        """Return the body of a good answer. Raises the failure that a problem tells of.
+    ) -> _Answer:
+        """Return a good answer. Raises the failure that a problem tells of.
 
         Without an answer it is Unavailable, or, if something may have been written, OutcomeUnknown.
         """
-        sent = {"Content-Type": "application/json"} if body is not None else {}
+        loop = asyncio.get_running_loop()
+        deadline, doubt = loop.time() + self._timeout, False
+
+        async def once() -> _Answer:
+            nonlocal doubt
+            try:
+                return await self._send(method, path, query, headers or {}, body, deadline - loop.time())
+            except _Failed as e:
+                doubt = doubt or (writes and e.doubt)
+                raise
+
+        try:
+            answer: _Answer = await AsyncRetrying(
+                retry=retry_if_exception_type(_Failed),
+                stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(self._timeout),
+                wait=wait_random_exponential(multiplier=0.2, max=2.0),
+                reraise=True,
+            )(once)
+        except _Failed as e:
+            raise (OutcomeUnknown(e.failure.detail) if doubt else e.failure) from None
+        if answer.at:
+            self._at = newer(self._at, answer.at)
+        return answer
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        headers: Mapping[str, str],
+        body: bytes | None,
+        seconds: float,
+    ) -> _Answer:
+        """Make one attempt. Raises _Failed if another one may do better, else the failure itself."""
+        if self._at:
+            headers = {**headers, AT: self._at}
+        limits = aiohttp.ClientTimeout(total=max(seconds, 0.01), sock_connect=min(self._timeout, 5.0))
         try:
             async with self._session.request(
-                method,
-                self._url + path,
+                *(method, self._url + path),
                 params=list(query),
                 data=body,
-                headers={**sent, **(headers or {})},
+                headers=headers,
                 allow_redirects=False,
-            ) as answer:
-                received = await answer.read()
+                timeout=limits,
+            ) as received:
+                answer = _Answer(await received.read(), received.headers)
         except (TimeoutError, aiohttp.ClientError) as e:
             why = "has not answered in time" if isinstance(e, TimeoutError) else f"cannot be reached: {_reason(e)}"
             never_sent = isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL)
-            failure = OutcomeUnknown if writes and not never_sent else Unavailable
-            raise failure(f"the server {self._url} {why}") from None
-        if answer.content_type == PROBLEM:
-            raise self._decoded(lambda raw: error(msgspec.json.decode(raw)), received)
-        if answer.status != 200:
-            stranger = self._stranger(f"it answered {answer.status}")
-            # A gateway that gives up does not say whether the server behind it did.
-            raise OutcomeUnknown(stranger.detail) if writes and answer.status >= 500 else stranger
-        return received
+            raise _Failed(Unavailable(f"the server {self._url} {why}"), doubt=not never_sent) from None
+        if received.content_type == PROBLEM:
+            failure = self._decoded(lambda raw: error(msgspec.json.decode(raw)), answer.body)
+            if isinstance(failure, OutcomeUnknown) or (isinstance(failure, Unavailable) and failure.retryable):
+                raise _Failed(failure, doubt=isinstance(failure, OutcomeUnknown))
+            raise failure
+        if received.status != 200:
+            stranger = self._stranger(f"it answered {received.status}")
+            if received.status in _GATEWAY:  # one that gives up does not say whether the server behind it did
+                raise _Failed(stranger, doubt=True)
+            raise stranger
+        return answer
 
     def _decoded(self, decoder: Callable[[bytes], Answer], body: bytes) -> Answer:
         try:
@@ -187,7 +273,7 @@ class RemoteTasks(TaskService):
         except (msgspec.DecodeError, KeyError, TypeError, ValueError):
             raise self._stranger("its answer is not of this API") from None
 
-    def _stranger(self, why: str) -> TaskctlError:
+    def _stranger(self, why: str) -> Unavailable:
         return Unavailable(f"what is at {self._url} is not a taskctl server: {why}")
 
 

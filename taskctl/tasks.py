@@ -257,11 +257,31 @@ class Changeset(msgspec.Struct, frozen=True):
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What became of a changeset: the log's head after it, and for each operation the task, None if removed, or its failure."""
+    """What became of a changeset: the log's head after it, and for each operation the task, None if removed, or its failure.
+
+    at: the same head for whoever reads next, see `Read`. replayed: this was written before, under the same idempotency key.
+    """
 
     changeset: UUID
     seq: int
     results: tuple[Task | None | TaskctlError, ...]
+    at: str = ""
+    replayed: bool = False
+
+
+class IdempotencyKey(msgspec.Struct, frozen=True):
+    """A name for a write, by which it can be sent again without happening again: for 24 hours it gets the first answer.
+
+    name: 1 to 255 visible ASCII characters. request: a digest of all that was asked for, so that the same name for something
+    else is refused; the changeset's own if it is left out.
+    """
+
+    name: str
+    request: str = ""
+
+    def __post_init__(self) -> None:
+        if not fields.KEY.fullmatch(self.name):
+            raise InvalidRequest("an idempotency key is 1 to 255 visible ASCII characters")
 
 
 # ---------------------------------------------------------------------------------------------------------------- reading
@@ -338,6 +358,16 @@ class Query(msgspec.Struct, Generic[T], frozen=True):
     """A question about a workspace; its answer is a T."""
 
 
+class Read(msgspec.Struct, Generic[T], frozen=True):
+    """An answer, and how new it is.
+
+    at: which log it was read from and how far that had got, as an opaque text: `X-Taskctl-Seq` in the API.
+    """
+
+    value: T
+    at: str
+
+
 class GetTask(Query[Task], frozen=True):
     """One task."""
 
@@ -345,10 +375,14 @@ class GetTask(Query[Task], frozen=True):
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
-    """Some items of a longer list; `next_cursor` asks for those after them, and is None at the end."""
+    """Some items of a longer list; `next_cursor` asks for those after them, and is None at the end.
+
+    total: how long the whole list is, if that was asked for.
+    """
 
     items: tuple[T, ...]
     next_cursor: str | None = None
+    total: int | UnsetType = UNSET
 
 
 class TaskQuery(Query[Page[Task]], frozen=True, kw_only=True):
@@ -356,7 +390,7 @@ class TaskQuery(Query[Page[Task]], frozen=True, kw_only=True):
 
     sort: names of fields, a `-` before one for descending; tasks without a due come last either way, and the id breaks
     ties. limit: how many at most, None for all. cursor: from a page of the same query. zone: the reader's, an IANA name; days
-    begin and end in it.
+    begin and end in it. count: whether to count the whole list, too.
     """
 
     where: Condition | None = None
@@ -364,6 +398,7 @@ class TaskQuery(Query[Page[Task]], frozen=True, kw_only=True):
     limit: int | None = PAGE_DEFAULT
     cursor: str | None = None
     zone: str = "UTC"
+    count: bool = False
 
     def __post_init__(self) -> None:
         if self.where is not None and not isinstance(self.where, Condition):
@@ -479,22 +514,22 @@ class GetStats(Query[Stats], frozen=True):
 class TaskService(ABC):
     """The tasks of one workspace, used by one actor.
 
-    A database implements it, a remote client implements it, a cache wraps it. There are two things to implement, `read` and
+    A database implements it, a remote client implements it, a cache wraps it. There are two things to implement, `ask` and
     `write`; the other methods are said once, here, in terms of those.
     """
 
     @abstractmethod
-    async def read(self, query: Query[T]) -> T:
+    async def ask(self, query: Query[T]) -> Read[T]:
         """Answer a question.
 
         Raises TaskNotFound, InvalidRequest (a cursor of another query), CursorExpired, Unavailable.
         """
 
     @abstractmethod
-    async def write(self, changes: Changeset) -> Written:
-        """Write a changeset, and answer once it is durable.
+    async def write(self, changes: Changeset, *, key: IdempotencyKey | None = None) -> Written:
+        """Write a changeset, and answer once it is durable. With a key it happens once, however often it is sent.
 
-        Raises Unavailable, and if the changeset is atomic the failure of its first operation that failed.
+        Raises Unavailable, IdempotencyMismatch, and if the changeset is atomic the failure of its first operation that failed.
         """
 
     @abstractmethod
@@ -504,6 +539,10 @@ class TaskService(ABC):
     @abstractmethod
     def scoped(self, *, actor: str | None, source: Source) -> Self:
         """Return the same service as another writer: who, and by which way, is what the log will say."""
+
+    async def read(self, query: Query[T]) -> T:
+        """Answer a question, without telling how new the answer is. Raises what `ask` does."""
+        return (await self.ask(query)).value
 
     async def add(self, task: NewTask, *, dry_run: bool = False) -> Task:
         """Add a task. Raises Conflict if its uid is taken."""

@@ -8,7 +8,9 @@ import binascii
 import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -33,6 +35,8 @@ from taskctl.tasks import (
 )
 
 DEPTH_MAX = 32
+UNKNOWN_MAX = 50
+"""So many unknown members of one object are told; a body of nothing else would have an answer many times its size."""
 PROBLEM = "application/problem+json"
 _TYPE = "urn:taskctl:problem:"
 
@@ -83,8 +87,8 @@ def strict_json(body: bytes) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise InvalidRequest(f"the body names {next(n for n in names if names.count(n) > 1)!r} twice in one object")
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise InvalidRequest(f"the body names {twice!r} twice in one object")
     return found
 
 
@@ -119,7 +123,7 @@ def _build(kind: type[Checked], raw: object, allowed: tuple[str, ...], required:
     if raw.keys() <= set(allowed) and raw.keys() >= set(required):
         return kind(**raw)
     errors = [FieldError(f"/{name}", "required", f"{name} is missing") for name in required if name not in raw]
-    for name in map(_printable, raw.keys() - set(allowed)):
+    for name in map(_printable, islice(raw.keys() - set(allowed), UNKNOWN_MAX)):
         pointer = "/" + name.replace("~", "~0").replace("/", "~1")
         if name in READ_ONLY:
             errors.append(FieldError(pointer, "read_only", f"{name} cannot be set"))
@@ -226,16 +230,16 @@ def encode_changeset(changes: Changeset) -> bytes:
 # ---------------------------------------------------------------------------------------------------------------- answers
 
 
-class _Result(msgspec.Struct, omit_defaults=True):
+class OperationAnswer(msgspec.Struct, omit_defaults=True):
     status: int
     task: Task | None = None
     problem: dict[str, Any] | None = None
 
 
-class _Written(msgspec.Struct):
+class BatchAnswer(msgspec.Struct):
     changeset: UUID
     seq: int
-    results: list[_Result]
+    results: list[OperationAnswer]
 
 
 def encode_written(written: Written, operations: tuple[Operation, ...]) -> bytes:
@@ -244,17 +248,17 @@ def encode_written(written: Written, operations: tuple[Operation, ...]) -> bytes
     for operation, result in zip(operations, written.results, strict=True):
         match result:
             case TaskctlError():
-                results.append(_Result(result.status, problem=problem(result)))
+                results.append(OperationAnswer(result.status, problem=problem(result)))
             case None:
-                results.append(_Result(204))
+                results.append(OperationAnswer(204))
             case Task():
-                results.append(_Result(201 if isinstance(operation, Add) else 200, task=result))
-    return encode(_Written(written.changeset, written.seq, results))
+                results.append(OperationAnswer(201 if isinstance(operation, Add) else 200, task=result))
+    return encode(BatchAnswer(written.changeset, written.seq, results))
 
 
 def decode_written(body: bytes) -> Written:
     """Return what an answer to a batch says."""
-    raw = decode(body, _Written)
+    raw = decode(body, BatchAnswer)
     results = tuple(error(r.problem) if r.problem is not None else r.task for r in raw.results)
     return Written(raw.changeset, raw.seq, results)
 
@@ -289,6 +293,19 @@ def error(document: Mapping[str, Any]) -> TaskctlError:
     return cls(str(about.pop("detail", cls.title)), errors=errors, **about)
 
 
+def place_in_log(epoch: str, seq: int) -> str:
+    """Return how new something is, as `X-Taskctl-Seq` and `Read.at` say it."""
+    return f"{epoch}.{seq}"
+
+
+def newer(one: str, other: str) -> str:
+    """Return the newer one of two places in the log; the second one, if they are not of the same log."""
+    epoch, _, seq = one.rpartition(".")
+    other_epoch, _, other_seq = other.rpartition(".")
+    comparable = epoch == other_epoch and seq.isdecimal() and other_seq.isdecimal()
+    return one if comparable and int(seq) > int(other_seq) else other
+
+
 def etag(version: int) -> str:
     """Return the strong ETag (RFC 9110) of a version of a task."""
     return f'"{version}"'
@@ -309,12 +326,17 @@ def decode_cursor(query: object, cursor: str, kind: type[T]) -> T:
         fingerprint, place = msgspec.json.decode(raw, type=tuple[str, msgspec.Raw])
         if fingerprint == _fingerprint(query):
             return msgspec.json.decode(place, type=kind)
-    except (UnicodeError, binascii.Error, msgspec.DecodeError):
+    except (UnicodeError, binascii.Error, msgspec.DecodeError, RecursionError):
         pass
     raise InvalidRequest("the cursor does not belong to this query; start again without it")
 
 
 def _fingerprint(query: object) -> str:
-    from hashlib import blake2b  # only pages need it
+    return digest(encode(query))[:18]
 
-    return blake2b(encode(query), digest_size=9).hexdigest()
+
+def digest(data: bytes) -> str:
+    """Return a text that stands for the data, and for no other."""
+    from hashlib import blake2b  # few need it
+
+    return blake2b(data, digest_size=18).hexdigest()

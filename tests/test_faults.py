@@ -47,7 +47,7 @@ def url(cluster: Cluster) -> str:
     if cluster.process is None:
         cluster.start()
     found = cluster.url("tasks")
-    ask(found, "TRUNCATE tasks, task_labels, log", "UPDATE workspaces SET seq = 0, next_id = 1, written_at = 0")
+    ask(found, "TRUNCATE tasks, task_labels, log, idempotency_keys", "UPDATE workspaces SET seq = 0, next_id = 1, written_at = 0")
     return found
 
 

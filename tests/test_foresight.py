@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -31,7 +32,7 @@ from taskctl.storage.ledger import Entered, Ledger
 from taskctl.storage.postgres import Session
 from taskctl.storage.rows import Head
 from taskctl.wiring import _postgres
-from tests.postgres import ask, database
+from tests.postgres import Cluster, ask, database
 
 
 @pytest.fixture
@@ -41,7 +42,8 @@ def url() -> Iterator[str]:
 
 
 def head(url: str) -> Head:
-    [row] = ask(url, "SELECT id, seq, next_id, written_at FROM workspaces WHERE name = 'default'")
+    last = "(SELECT changeset::text FROM log WHERE workspace_id = workspaces.id AND seq = workspaces.seq)"
+    [row] = ask(url, f"SELECT id, next_id, written_at, seq, {last} FROM workspaces WHERE name = 'default'")
     return Head(*row)
 
 
@@ -154,7 +156,7 @@ async def test_what_is_not_written_is_not_foreseen(url: str) -> None:
         assert await assert_told_by_the_log(tasks) == 2
 
 
-@pytest.mark.parametrize("column", Head._fields)
+@pytest.mark.parametrize("column", [name for name in Head._fields if name != "changeset"])
 async def test_a_workspace_that_stands_otherwise_is_left_as_it_is(url: str, column: str) -> None:
     driver, _ = _postgres(url, Settings(), ignore)
     before = head(url)
@@ -239,4 +241,79 @@ async def test_where_a_doubt_is_looked_into_the_workspace_is_taken_first(url: st
         assert not await Ledger(driver).has("default", Entered([], 1, uuid4()))
     finally:
         holder.close()
+        await driver.close()
+
+
+async def test_a_message_that_comes_after_it_was_looked_for_changes_nothing(url: str) -> None:
+    driver, _ = _postgres(url, Settings(), ignore)
+    before = head(url)
+    try:
+        assert not await Ledger(driver).has("default", Entered([], 1, uuid4()))
+
+        async def late(session: Session) -> None:
+            await session.take("default", before)
+
+        with pytest.raises(Overtaken):
+            await driver.write(late)
+    finally:
+        await driver.close()
+
+
+async def test_a_commit_that_cannot_be_cancelled_any_more_is_told_as_done() -> None:
+    cluster = Cluster("commit_delay=100000", "commit_siblings=0")  # 0.1 s in every commit
+    try:
+        url = cluster.tasks()
+        cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%COMMIT%' AND pid <> pg_backend_pid()"
+        async with open_tasks(url) as tasks:
+            await tasks.add(NewTask(title="first"))
+            for _ in range(3):
+                writing = asyncio.ensure_future(tasks.add(NewTask(title="another")))
+                for _ in range(4):
+                    await asyncio.sleep(0.02)
+                    ask(url, cancel)
+                await writing
+            assert [task.title for task in (await tasks.list()).items] == ["another", "another", "another", "first"]
+            assert await assert_told_by_the_log(tasks) == 4
+    finally:
+        cluster.close()
+
+
+async def test_a_log_from_the_future_waits_for_the_clock(url: str) -> None:
+    clock = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    ask(url, f"UPDATE workspaces SET written_at = {clock} + 500000")
+    async with open_tasks(url) as tasks:
+        while ask(url, f"SELECT written_at > {clock} - 1000000 FROM workspaces") == [(True,)]:
+            at = (await tasks.add(NewTask(title="t"))).created_at
+            if (ahead := (at - datetime.now(UTC)).total_seconds()) < -0.001:
+                break
+            assert ahead < 0.5
+        changes = (await tasks.changes(limit=1000)).items
+        assert [change.at for change in changes] == sorted(change.at for change in changes)
+
+
+async def test_what_changes_nothing_spoils_no_foresight(url: str) -> None:
+    events: list[Event] = []
+    async with open_tasks(url, observer=events.append) as tasks:
+        await tasks.add(NewTask(title="first"))
+        await tasks.edit(1, TaskPatch(title="first"))
+        await tasks.add(NewTask(title="tried"), dry_run=True)
+        events.clear()
+        await tasks.add(NewTask(title="second"))
+        assert not [event for event in events if isinstance(event, StatementDone)]
+
+
+async def test_the_same_numbers_of_another_history_are_not_enough(url: str) -> None:
+    async with open_tasks(url) as tasks:
+        await tasks.add(NewTask(title="first"))
+        ask(url, "UPDATE log SET changeset = gen_random_uuid()")
+        await tasks.add(NewTask(title="second"))
+    driver, _ = _postgres(url, Settings(), ignore)
+
+    async def work(session: Session) -> None:
+        await session.take("default", head(url)._replace(changeset=str(uuid4())))
+
+    try:
+        with pytest.raises(Overtaken):
+            await driver.write(work)
+    finally:
         await driver.close()

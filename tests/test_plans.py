@@ -247,18 +247,18 @@ async def reads(counting: Counting) -> dict[Shape, Reads]:
     questions = Questions(counting)
     moments = {}
     for name, sort in (("first", ("id",)), ("last", ("-id",))):
-        page = await questions._list("default", TaskQuery(sort=sort, limit=1))
+        page = (await questions._list("default", TaskQuery(sort=sort, limit=1))).value
         moments[name] = page.items[0].created_at.isoformat().replace("+00:00", "Z")
-    [task] = (await questions._list("default", TaskQuery(where=parse_filter(f"id:{TASKS // 2}")))).items
+    [task] = (await questions._list("default", TaskQuery(where=parse_filter(f"id:{TASKS // 2}")))).value.items
     moments["half"] = task.created_at.isoformat().replace("+00:00", "Z")
     found = {}
     for shape in [*SHAPES, *LARGER]:
         picked = parse_filter(shape.text.format(**moments))
         sort = (shape.sort,)
-        page = await questions._list(shape.workspace, TaskQuery(where=picked, sort=sort))
+        page = (await questions._list(shape.workspace, TaskQuery(where=picked, sort=sort))).value
         first, later, scans = counting.rows_read, None, counting.scans.copy()
         if page.next_cursor is not None:
-            cursor = (await questions._list(shape.workspace, TaskQuery(where=picked, sort=sort, limit=DEEP))).next_cursor
+            cursor = (await questions._list(shape.workspace, TaskQuery(where=picked, sort=sort, limit=DEEP))).value.next_cursor
             cursor = cursor or page.next_cursor
             await questions._list(shape.workspace, TaskQuery(where=picked, sort=sort, cursor=cursor))
             later, scans = counting.rows_read, [*scans, *counting.scans]

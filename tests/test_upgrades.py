@@ -102,7 +102,7 @@ def test_the_printed_statements_go_on_from_where_the_database_is(url: str, shell
     upgrade_postgres(place(url, ""), REVISIONS[1])
     printed = shell("db", "upgrade", "--sql", "--database-url", url).out
     assert "CREATE TABLE tasks" not in printed
-    assert printed.count("COMMIT;") == 1
+    assert printed.count("COMMIT;") == len(REVISIONS) - 2
     ask(url, printed)
     assert current(Settings(database_url=url)) == (HEAD, HEAD)
 

@@ -20,7 +20,7 @@ from taskctl.errors import (
     UnsupportedMediaType,
 )
 from taskctl.observe import Observer, RequestDone
-from taskctl.server import probes, reports, tasks
+from taskctl.server import docs, probes, reports, tasks
 from taskctl.server.requests import BODY_MAX, REQUEST_ID, STATE, TASKS, State
 from taskctl.tasks import TaskService
 from taskctl.wire import PROBLEM, encode, etag, problem
@@ -40,7 +40,7 @@ def make_app(open_service: Callable[[], AbstractAsyncContextManager[TaskService]
     app = web.Application(middlewares=[_every_request(observer)])
     app[STATE] = State()
     app.cleanup_ctx.append(service)
-    app.add_routes([*probes.routes(), *tasks.routes(), *reports.routes()])
+    app.add_routes([*probes.routes(), *tasks.routes(), *reports.routes(), *docs.routes()])
     return app
 
 
@@ -56,20 +56,21 @@ def _every_request(observer: Observer) -> Middleware:
         try:
             response = await handler(request)
         except TaskctlError as e:
-            response = _answer(e, request_id)
+            response = answer(e, request_id)
         except web.HTTPException as e:
-            response = _answer(_told(e, request), request_id)
+            response = answer(_told(e, request), request_id)
         except Exception:
             _log.exception("request %s failed: %s %s", request_id, request.method, request.rel_url.raw_path)
-            response = _answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
+            response = answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
         finally:
             request.app[STATE].in_flight -= 1
+        seconds = time.perf_counter() - started
         response.headers["X-Request-Id"] = request_id
+        response.headers["Server-Timing"] = f"total;dur={seconds * 1000:.2f}"
         if request.app[STATE].draining:
             response.force_close()
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else ""
-        seconds = time.perf_counter() - started
         observer(RequestDone(request.method, request.rel_url.raw_path, route, response.status, seconds, request_id))
         return response
 
@@ -94,7 +95,8 @@ def _told(e: web.HTTPException, request: web.Request) -> TaskctlError:
             return Unavailable(e.reason)
 
 
-def _answer(e: TaskctlError, request_id: str) -> web.Response:
+def answer(e: TaskctlError, request_id: str) -> web.Response:
+    """Return a failure as the answer to a request."""
     headers = {}
     if isinstance(e, Unavailable):
         headers["Retry-After"] = str(e.extra["retry_after"])

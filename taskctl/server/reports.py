@@ -1,9 +1,14 @@
 """`/changes`, `/projects`, `/labels` and `/stats`: what is asked about the workspace as a whole."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from aiohttp import web
 
-from taskctl.server.requests import Parameters, tasks_of, zone_name
-from taskctl.tasks import CHANGES_MAX, Changes, Stats, Tallies
+from taskctl.errors import CursorExpired
+from taskctl.server.openapi import answer, operation, parameter, prefer, whole
+from taskctl.server.requests import AT, Parameters, Preferences, tasks_of
+from taskctl.tasks import CHANGES_MAX, ChangesSince, GetStats, Labels, Projects, Query
 from taskctl.wire import encode
 
 
@@ -17,30 +22,44 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
+@operation(
+    "listChanges",
+    "workspace",
+    whole("since", 0, None, 0, "The `next` of the answer before."),
+    whole("limit", 1, CHANGES_MAX, 100, "How many entries at most."),
+    parameter("epoch", {"type": "string"}, "The `epoch` of the answer before: a log of another one is refused."),
+    answers={200: answer("Entries, oldest first.", "Changes")},
+    fails=[CursorExpired],
+)
 async def changes(request: web.Request) -> web.Response:
     """Return the log after `since`."""
     given = Parameters(request, "since", "limit", "epoch")
     since, limit = given.whole("since", 0, 0), given.whole("limit", 100, 1, CHANGES_MAX)
-    return _json(await tasks_of(request).changes(since, limit=limit, epoch=given.one("epoch")))
+    return await _answer(request, ChangesSince(since=since, limit=limit, epoch=given.one("epoch")))
 
 
+@operation("listProjects", "workspace", answers={200: answer("Names, and how many tasks carry them.", "Tallies")})
 async def projects(request: web.Request) -> web.Response:
     """Return the projects in use."""
     Parameters(request)
-    return _json(await tasks_of(request).projects())
+    return await _answer(request, Projects())
 
 
+@operation("listLabels", "workspace", answers={200: answer("Names, and how many tasks carry them.", "Tallies")})
 async def labels(request: web.Request) -> web.Response:
     """Return the labels in use."""
     Parameters(request)
-    return _json(await tasks_of(request).labels())
+    return await _answer(request, Labels())
 
 
+@operation("getStats", "workspace", prefer("timezone"), answers={200: answer("Its numbers.", "Stats")})
 async def stats(request: web.Request) -> web.Response:
     """Return the workspace in numbers."""
     Parameters(request)
-    return _json(await tasks_of(request).stats(zone=zone_name(request)))
+    preferences = Preferences(request)
+    return await _answer(request, GetStats(zone=preferences.zone), preferences.headers)
 
 
-def _json(value: Changes | Tallies | Stats) -> web.Response:
-    return web.Response(body=encode(value), content_type="application/json")
+async def _answer(request: web.Request, query: Query[Any], headers: Mapping[str, str] | None = None) -> web.Response:
+    read = await tasks_of(request).ask(query)
+    return web.Response(body=encode(read.value), content_type="application/json", headers={AT: read.at, **(headers or {})})

@@ -1,17 +1,20 @@
 """What handlers read out of a request, each with its own refusal."""
 
+import asyncio
 import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiohttp import web
 
-from taskctl.errors import InvalidRequest, UnsupportedMediaType
+from taskctl.errors import InvalidRequest, PayloadTooLarge, RequestTimedOut, UnsupportedMediaType
 from taskctl.filters import zone_of
-from taskctl.tasks import TaskService
-from taskctl.wire import strict_json
+from taskctl.tasks import IdempotencyKey, TaskService
+from taskctl.wire import digest, encode, strict_json
 
 BODY_MAX: Final = 1024 * 1024
+BODY_SECONDS = 10.0
+"""How long a body may take to arrive, from when it is read."""
 
 
 class State:
@@ -27,6 +30,8 @@ class State:
 TASKS: Final = web.AppKey("taskctl.tasks", TaskService)
 STATE: Final = web.AppKey("taskctl.state", State)
 REQUEST_ID: Final = web.RequestKey("taskctl.request_id", str)
+AT: Final = "X-Taskctl-Seq"
+BODY: Final = web.RequestKey("taskctl.body", bytes)
 
 
 def tasks_of(request: web.Request) -> TaskService:
@@ -35,14 +40,38 @@ def tasks_of(request: web.Request) -> TaskService:
 
 
 async def json_body(request: web.Request, *more_types: str) -> Any:
-    """Return the value of a JSON body. Raises UnsupportedMediaType, PayloadTooLarge, InvalidRequest."""
+    """Return the value of a JSON body. Raises UnsupportedMediaType, PayloadTooLarge, RequestTimedOut, InvalidRequest."""
     if request.content_type not in ("application/json", *more_types):
         said = request.headers.get("Content-Type", "nothing")
         raise UnsupportedMediaType(f"a body of the type application/json was expected, and its Content-Type says {said!r}")
     if "Content-Encoding" in request.headers:
         raise UnsupportedMediaType("a body without a Content-Encoding was expected")
-    # An outer application has a limit of its own; ours holds wherever we are mounted.
-    return strict_json(await request.clone(client_max_size=BODY_MAX).read())
+    if request.content_length is not None and request.content_length > BODY_MAX:
+        raise PayloadTooLarge(f"the body is larger than {BODY_MAX} bytes")
+    try:
+        async with asyncio.timeout(None if request.content.is_eof() else BODY_SECONDS):
+            # An outer application has a limit of its own; ours holds wherever we are mounted.
+            body = request[BODY] = await request.clone(client_max_size=BODY_MAX).read()
+    except TimeoutError:
+        raise RequestTimedOut(f"the body has not arrived within {BODY_SECONDS:g} seconds") from None
+    except (web.RequestPayloadError, OSError):
+        raise InvalidRequest("the body broke off, or where its parts end is unclear") from None
+    return strict_json(body)
+
+
+def idempotency_key(request: web.Request) -> IdempotencyKey | None:
+    """Return the key of a write whose body has been read, None if it has none. It is that of all that the request says."""
+    values = request.headers.getall("Idempotency-Key", [])
+    if not values:
+        return None
+    if len(values) > 1:
+        raise InvalidRequest("there can be only one Idempotency-Key")
+    name = values[0]
+    if len(name) > 2 and name[0] == name[-1] == '"':  # the drafts of the header have it quoted; most clients send it bare
+        name = name[1:-1]
+    said = [request.headers.getall(header, []) for header in ("If-Match", "Prefer")]
+    parts = [request.method, request.rel_url.raw_path, request.rel_url.raw_query_string, request.get(BODY, b""), *said]
+    return IdempotencyKey(name, digest(encode(parts)))
 
 
 class Parameters:
@@ -50,10 +79,12 @@ class Parameters:
 
     def __init__(self, request: web.Request, *allowed: str) -> None:
         self._query = request.query
-        for name in self._query:
+        for name, value in self._query.items():
             if name not in allowed:
                 known = f"there are {', '.join(allowed)}" if allowed else "there are none here"
                 raise InvalidRequest(f"there is no parameter {name!r}; {known}", parameter=name)
+            if "\0" in value:
+                raise InvalidRequest(f"{name} has a NUL (%00) in it", parameter=name)
 
     def many(self, name: str) -> list[str]:
         """Return all values of a parameter that may be repeated."""
@@ -88,16 +119,39 @@ class Parameters:
         raise InvalidRequest(f"{name} must be true or false", parameter=name)
 
 
-_TIMEZONE = re.compile(r'(?:^|,)\s*timezone\s*=\s*"?([^",;\s]+)"?', re.IGNORECASE)
+_PREFERENCE = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(?:"([^"\\]*)"|([^",;\s]*)))?\s*(?:;[^,]*)?(?:,|$)')
 
 
-def zone_name(request: web.Request) -> str:
-    """Return the reader's time zone, from `Prefer: timezone=Europe/Berlin`; UTC if nothing is said."""
-    found = _TIMEZONE.search(", ".join(request.headers.getall("Prefer", [])))
-    if found is None:
-        return "UTC"
-    zone_of(found[1])
-    return found[1]
+class Preferences:
+    """What `Prefer` (RFC 7240) asks for, as far as it is understood. What is not understood is passed over."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._asked: dict[str, str] = {}
+        for found in _PREFERENCE.finditer(", ".join(request.headers.getall("Prefer", []))):
+            self._asked.setdefault(found[1].lower(), found[2] or found[3] or "")
+        self.applied: list[str] = []
+
+    @property
+    def zone(self) -> str:
+        """The reader's time zone, from `timezone=Europe/Berlin`; UTC if nothing is said. Raises InvalidRequest."""
+        name = self._asked.get("timezone")
+        if not name:
+            return "UTC"
+        zone_of(name)
+        self.applied.append(f"timezone={name}")
+        return name
+
+    def wants(self, name: str, value: str) -> bool:
+        """Return whether a preference has this value."""
+        if self._asked.get(name) != value:
+            return False
+        self.applied.append(f"{name}={value}")
+        return True
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer says of the preferences that it follows."""
+        return {"Preference-Applied": ", ".join(self.applied)} if self.applied else {}
 
 
 def versions(request: web.Request, header: str) -> list[str] | None:

@@ -1,18 +1,48 @@
 """`/tasks`, `/tasks/{id}`, `/tasks/{id}/history` and `/batch`."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from aiohttp import web
 
 from taskctl import fields
-from taskctl.errors import InvalidRequest
-from taskctl.filters import TERMS_MAX, parse_filter, parse_words, when, zone_of
-from taskctl.server.requests import Parameters, json_body, now, tasks_of, versions, zone_name
-from taskctl.tasks import PAGE_DEFAULT, And, Compare, Condition, Match, Not, Overdue, Ref, Task, TaskQuery
+from taskctl.errors import Conflict, InvalidFilter, InvalidRequest, StaleTask, TaskctlError, TaskNotFound
+from taskctl.filters import LENGTH_MAX, TERMS_MAX, parse_filter, parse_words, when, zone_of
+from taskctl.server import shapes
+from taskctl.server.openapi import CURSOR, ID, IF_MATCH, IF_NONE_MATCH, MERGE_PATCH, answer, operation, parameter, prefer, whole
+from taskctl.server.requests import AT, Parameters, Preferences, idempotency_key, json_body, now, tasks_of, versions
+from taskctl.tasks import (
+    PAGE_DEFAULT,
+    Add,
+    And,
+    Changeset,
+    Compare,
+    Condition,
+    GetTask,
+    History,
+    Match,
+    Not,
+    Operation,
+    Overdue,
+    Page,
+    Read,
+    Ref,
+    Remove,
+    Task,
+    TaskQuery,
+    Written,
+)
 from taskctl.wire import changeset, edit, encode, encode_written, etag, new_task, parse_ref
 
 PAGE_MAX = 200
-_MERGE_PATCH = "application/merge-patch+json"
+_LIMIT = whole("limit", 1, PAGE_MAX, PAGE_DEFAULT, "How many at most.")
+_NOT_CHANGED = answer("The client has this version.", None, "ETag")
+_TASK = answer("The task.", "Task", "ETag")
+_EDITED = {
+    200: answer("The task as it is now; with `dry_run`, as it would be.", "Task", "ETag"),
+    204: answer("The same with `Prefer: return=minimal`.", None, "ETag"),
+}
 
 
 def routes() -> list[web.RouteDef]:
@@ -29,6 +59,22 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
+@operation(
+    "listTasks",
+    "tasks",
+    *(parameter(name, schema, "Any of these; may be repeated.") for name, schema in shapes.MATCHES.items()),
+    parameter("due_before", shapes.WHEN, "Due before this; as in a filter, it may also be `tomorrow`, `fri` or `+3d`."),
+    parameter("due_after", shapes.WHEN, "Due after this."),
+    parameter("overdue", {"type": "boolean"}, "Open and past its due, or not."),
+    parameter("q", {"type": "string", "maxLength": LENGTH_MAX}, "Words of the title or the description.", example="milk"),
+    parameter("filter", {"type": "string", "maxLength": LENGTH_MAX}, "The filter language.", example="status:todo due<+3d milk"),
+    parameter("sort", shapes.SORT, "Names of fields, `-` before one for descending.", example="-priority,due"),
+    _LIMIT,
+    CURSOR,
+    prefer("count", "timezone"),
+    answers={200: answer("A page.", "TaskPage", "Link")},
+    fails=[InvalidFilter],
+)
 async def list_tasks(request: web.Request) -> web.Response:
     """Return a page of the tasks that the parameters pick."""
     given = Parameters(
@@ -36,7 +82,8 @@ async def list_tasks(request: web.Request) -> web.Response:
         *("status", "label", "project", "priority", "due_before", "due_after", "overdue", "q", "filter"),
         *("sort", "limit", "cursor"),
     )
-    zone = zone_name(request)
+    preferences = Preferences(request)
+    zone = preferences.zone
     sort = given.one("sort")
     query = TaskQuery(
         where=_condition(given, zone),
@@ -44,9 +91,9 @@ async def list_tasks(request: web.Request) -> web.Response:
         limit=given.whole("limit", PAGE_DEFAULT, 1, PAGE_MAX),
         cursor=given.one("cursor"),
         zone=zone,
+        count=preferences.wants("count", "exact"),
     )
-    page = await tasks_of(request).list(query)
-    return _page(request, encode(page), page.next_cursor)
+    return _page(request, await tasks_of(request).ask(query), preferences.headers)
 
 
 def _condition(given: Parameters, zone: str) -> Condition | None:
@@ -76,65 +123,129 @@ def _condition(given: Parameters, zone: str) -> Condition | None:
     return And(tuple(terms))
 
 
+@operation(
+    "addTask",
+    "tasks",
+    prefer("return"),
+    body="NewTask",
+    writes=True,
+    answers={
+        201: answer(
+            "It is added; the body is left out with `Prefer: return=minimal`.",
+            "Task",
+            *("ETag", "Location"),
+            links=("getTask", "editTask", "replaceTask", "removeTask", "taskHistory"),
+        ),
+        200: answer("With `dry_run`: the task as it would be.", "Task", "ETag"),
+    },
+    fails=[Conflict],
+)
 async def add(request: web.Request) -> web.Response:
     """Add a task."""
     dry_run = _dry_run(request)
-    task = await tasks_of(request).add(new_task(await json_body(request)), dry_run=dry_run)
+    task, headers = await _write(request, Add(new_task(await json_body(request))), dry_run)
+    assert task is not None
     if dry_run:
-        return _task(task)
+        return _task(request, task, headers)
     location = request.app.router["task"].url_for(id=str(task.id))
-    return _task(task, status=201, headers={"Location": str(location)})
+    return _task(request, task, {**headers, "Location": str(location)}, status=201)
 
 
+@operation("getTask", "tasks", ID, IF_NONE_MATCH, head="headTask", answers={200: _TASK, 304: _NOT_CHANGED}, fails=[TaskNotFound])
 async def show(request: web.Request) -> web.Response:
     """Return a task, or 304 if the client has this version."""
     Parameters(request)
-    task = await tasks_of(request).get(_ref(request))
-    tag = etag(task.version)
+    read = await tasks_of(request).ask(GetTask(_ref(request)))
+    headers = {"ETag": etag(read.value.version), AT: read.at}
     seen = versions(request, "If-None-Match")
-    if seen is not None and any(one == "*" or one.removeprefix("W/") == tag for one in seen):
-        return web.Response(status=304, headers={"ETag": tag})
-    return _task(task)
+    if seen is not None and any(one == "*" or one.removeprefix("W/") == headers["ETag"] for one in seen):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=encode(read.value), content_type="application/json", headers=headers)
 
 
+@operation(
+    "replaceTask",
+    "tasks",
+    *(ID, IF_MATCH, prefer("return")),
+    body="TaskReplacement",
+    writes=True,
+    answers=_EDITED,
+    fails=[TaskNotFound, Conflict, StaleTask],
+)
 async def put(request: web.Request) -> web.Response:
     """Replace everything that a client may write."""
     return await _edit(request, await json_body(request), complete=True)
 
 
+@operation(
+    "editTask",
+    "tasks",
+    *(ID, IF_MATCH, prefer("return")),
+    body="TaskPatch",
+    media=[MERGE_PATCH],
+    writes=True,
+    answers=_EDITED,
+    fails=[TaskNotFound, Conflict, StaleTask],
+)
 async def patch(request: web.Request) -> web.Response:
     """Change what the merge patch names."""
-    return await _edit(request, await json_body(request, _MERGE_PATCH))
+    return await _edit(request, await json_body(request, MERGE_PATCH))
 
 
 async def _edit(request: web.Request, body: object, *, complete: bool = False) -> web.Response:
     ref, dry_run = _ref(request), _dry_run(request)
     operation = edit(body, ref, await _if_match(request, ref), complete=complete)
-    task = await tasks_of(request).perform(operation, dry_run)
+    task, headers = await _write(request, operation, dry_run)
     assert task is not None
-    return _task(task)
+    return _task(request, task, headers)
 
 
+@operation(
+    "removeTask",
+    "tasks",
+    *(ID, IF_MATCH),
+    writes=True,
+    answers={204: answer("It is removed.")},
+    fails=[TaskNotFound, StaleTask],
+)
 async def remove(request: web.Request) -> web.Response:
     """Remove a task."""
     ref, dry_run = _ref(request), _dry_run(request)
-    await tasks_of(request).remove(ref, if_version=await _if_match(request, ref), dry_run=dry_run)
-    return web.Response(status=204)
+    _, headers = await _write(request, Remove(ref, await _if_match(request, ref)), dry_run)
+    return web.Response(status=204, headers=headers)
 
 
+@operation(
+    "taskHistory",
+    "tasks",
+    ID,
+    _LIMIT,
+    CURSOR,
+    answers={200: answer("A page, newest first.", "ChangePage", "Link")},
+    fails=[TaskNotFound],
+)
 async def history(request: web.Request) -> web.Response:
     """Return a page of what happened to a task."""
     given = Parameters(request, "limit", "cursor")
     limit = given.whole("limit", PAGE_DEFAULT, 1, PAGE_MAX)
-    page = await tasks_of(request).history(_ref(request), limit=limit, cursor=given.one("cursor"))
-    return _page(request, encode(page), page.next_cursor)
+    query = History(id=_ref(request), limit=limit, cursor=given.one("cursor"))
+    return _page(request, await tasks_of(request).ask(query), {})
 
 
+@operation(
+    "writeBatch",
+    "tasks",
+    body="Batch",
+    writes=True,
+    answers={200: answer("What became of each operation.", "BatchAnswer")},
+    fails=[TaskNotFound, Conflict, StaleTask],
+)
 async def batch(request: web.Request) -> web.Response:
     """Write many operations at once."""
     changes = changeset(await json_body(request), dry_run=_dry_run(request))
-    written = await tasks_of(request).write(changes)
-    return web.Response(body=encode_written(written, changes.operations), content_type="application/json")
+    written = await tasks_of(request).write(changes, key=idempotency_key(request))
+    body = encode_written(written, changes.operations)
+    return web.Response(body=body, content_type="application/json", headers=_written(written))
 
 
 def _ref(request: web.Request) -> Ref:
@@ -159,13 +270,34 @@ async def _if_match(request: web.Request, ref: Ref) -> int | None:
     return current if current in wanted else 0
 
 
-def _task(task: Task, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    headers = {"ETag": etag(task.version), **(headers or {})}
+async def _write(request: web.Request, operation: Operation, dry_run: bool) -> tuple[Task | None, dict[str, str]]:
+    """Write one operation, and return the task, None if it is removed, and what the headers say of the write."""
+    changes = Changeset((operation,), atomic=False, dry_run=dry_run)
+    written = await tasks_of(request).write(changes, key=idempotency_key(request))
+    [result] = written.results
+    if isinstance(result, TaskctlError):
+        raise result
+    return result, _written(written)
+
+
+def _written(written: Written) -> dict[str, str]:
+    return {AT: written.at, **({"Idempotency-Replayed": "true"} if written.replayed else {})}
+
+
+def _task(request: web.Request, task: Task, headers: Mapping[str, str], *, status: int = 200) -> web.Response:
+    """Return the answer to a write: the task, or nothing of it if the client has no use for it."""
+    preferences = Preferences(request)
+    minimal = preferences.wants("return", "minimal")
+    if not minimal:
+        preferences.wants("return", "representation")
+    headers = {"ETag": etag(task.version), **headers, **preferences.headers}
+    if minimal:
+        return web.Response(status=204 if status == 200 else status, headers=headers)
     return web.Response(body=encode(task), status=status, content_type="application/json", headers=headers)
 
 
-def _page(request: web.Request, body: bytes, cursor: str | None) -> web.Response:
-    headers = {}
-    if cursor is not None:
+def _page(request: web.Request, read: Read[Page[Any]], headers: Mapping[str, str]) -> web.Response:
+    headers = {AT: read.at, **headers}
+    if (cursor := read.value.next_cursor) is not None:
         headers["Link"] = f'<{request.rel_url.update_query(cursor=cursor)}>; rel="next"'
-    return web.Response(body=body, content_type="application/json", headers=headers)
+    return web.Response(body=encode(read.value), content_type="application/json", headers=headers)

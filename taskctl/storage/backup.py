@@ -348,7 +348,8 @@ async def _restore(connection: Connection, source: Source, progress: Progress, *
     [(full,)] = await connection.fetch("SELECT EXISTS (SELECT 1 FROM tasks) OR EXISTS (SELECT 1 FROM log)")
     if full and not force:
         raise Conflict("the database is not empty, and nothing was restored; --force replaces all that is in it")
-    for table, key in (*_TABLES.values(), ("task_labels", _LABELS)):
+    # Idempotency keys are no part of a backup: their answers are of another log.
+    for table, key in (*_TABLES.values(), ("task_labels", _LABELS), ("idempotency_keys", ("workspace_id", "key"))):
         async for rows in _pages(connection, table, key, key, BATCH):
             await connection.delete(table, key, rows)
     for batch in source.batches():

@@ -1,8 +1,8 @@
 """Group commit: many concurrent writes, one transaction, one outcome each.
 
 While a transaction of a workspace is under way, the changesets that arrive wait in the workspace's lane and form the next
-one; lanes do not wait for each other. Where the database can, the next one is on its way already and waits for the
-workspace there, so that the database writes one batch while the next is put together. Whoever submits waits for its outcome,
+one; lanes do not wait for each other. Where the database can, the next one is on its way already, so that the database
+writes one batch while the next is put together. Whoever submits waits for its outcome,
 but does not own the write: a caller that is cancelled never cancels a commit. Batches are bounded, and so is what waits;
 beyond that the answer is Overloaded, at once.
 
@@ -135,16 +135,21 @@ class Committer:
                 if not waiting.outcome.done():
                     waiting.outcome.set_exception(e)
         else:
-            operations, seconds = sum(waiting.operations for waiting in batch), time.perf_counter() - started
-            self._observer(BatchCommitted(workspace, len(batch), operations, self._waiting - operations, seconds))
-            _answer(batch, entered.outcomes)
+            self._committed(workspace, batch, entered, time.perf_counter() - started)
+
+    def _committed(self, workspace: str, batch: Sequence[_Waiting], entered: Entered, seconds: float) -> None:
+        lane = self._lanes.get(workspace)
+        operations = sum(waiting.operations for waiting in batch)
+        self._observer(BatchCommitted(workspace, len(batch), operations, len(lane.waiting) if lane else 0, seconds))
+        _answer(batch, entered.outcomes)
 
     async def _settle(self, workspace: str, batch: Sequence[_Waiting], entered: Entered, deadline: float) -> None:
         """Find out what became of a batch whose commit was cut off."""
+        started = time.perf_counter()
         while time.monotonic() < deadline:
             try:
                 if await self._ledger.has(workspace, entered):
-                    _answer(batch, entered.outcomes)
+                    self._committed(workspace, batch, entered, time.perf_counter() - started)
                 else:
                     await self._write(workspace, batch, deadline)
                 return

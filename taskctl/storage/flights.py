@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from taskctl.errors import Overloaded, Unavailable
 from taskctl.storage.ledger import no_task
 from taskctl.storage.sql import Questions
-from taskctl.tasks import GetTask, Query, Ref
+from taskctl.tasks import GetTask, Query, Read, Ref, Task
 
 TASKS_MAX = 500
 """Tasks asked for in one query."""
@@ -41,7 +41,7 @@ class Flights:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    async def ask(self, workspace: str, query: Query[Any]) -> Any:
+    async def ask(self, workspace: str, query: Query[Any]) -> Read[Any]:
         """Return the answer to a question. Raises what the database says instead."""
         if self._closed:
             raise Unavailable("the service is being closed")
@@ -49,7 +49,7 @@ class Flights:
         if waiting >= WAITING_MAX:
             raise Overloaded(f"{waiting} questions are waiting to be answered already")
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
+        answer: asyncio.Future[Read[Any]] = loop.create_future()
         if isinstance(query, GetTask):
             refs = self._refs.setdefault(workspace, {})
             if not refs:
@@ -103,14 +103,14 @@ class Flights:
 
     async def _fly_refs(self, workspace: str, refs: dict[Ref, _Askers]) -> None:
         try:
-            found = await self._questions.tasks(workspace, list(refs)) if refs else {}
+            found = await self._questions.tasks(workspace, list(refs)) if refs else Read(dict[Ref, Task](), "")
         except Exception as e:
             for askers in refs.values():
                 _fail(askers, e)
         else:
             for ref, askers in refs.items():
-                if (task := found.get(ref)) is not None:
-                    _tell(askers, task)
+                if (task := found.value.get(ref)) is not None:
+                    _tell(askers, Read(task, found.at))
                 else:
                     _fail(askers, no_task(ref))
         finally:

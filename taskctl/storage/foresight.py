@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from taskctl.storage.driver import Connection, Driver, Overtaken
-from taskctl.storage.ledger import Draft, Entered, Ledger, Named, Pending, commit, read
-from taskctl.storage.rows import Head
+from taskctl.storage.ledger import Draft, Entered, Found, Ledger, Named, Pending, commit, read
+from taskctl.storage.rows import Head, Record
 from taskctl.tasks import Task
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ CLOCK_SECONDS = 1.0
 RECENT_MAX = 8
 """Batches whose tasks are remembered, while a reader may not see them yet."""
 
-_NOWHERE = Head(0, 0, 0, 0)
+_NOWHERE = Head(0, 0, 0, 0, None)
 
 
 class Taking(Connection, Protocol):
@@ -75,6 +75,8 @@ class Foresight(Ledger):
             return await self._distant.write(learn)
         finally:
             standing.under_way -= 1
+            if not standing.under_way:
+                standing.forget()
 
 
 async def _learn(connection: Connection, workspace: str, standing: "_Standing", batch: Sequence[Pending]) -> Entered:
@@ -86,14 +88,15 @@ async def _learn(connection: Connection, workspace: str, standing: "_Standing", 
 
 async def _foresee(connection: Taking, workspace: str, standing: "_Standing", named: Named, batch: Sequence[Pending]) -> Entered:
     """Write a batch as if nobody else wrote. Raises Overtaken if somebody does."""
-    tasks: list[Task] = []
+    known: Found | None = Found(standing.head, standing.epoch, standing.now())
     if named:
-        seen, _, stored = await read(connection, workspace, named)
-        tasks = standing.brought_forward(seen, stored, named)
-    draft = Draft(standing.head, standing.now(), tasks)
+        known = standing.brought_forward(await read(connection, workspace, named), named)
+    if known is None:
+        return await _learn(connection, workspace, standing, batch)
+    draft = Draft(known)
     outcomes = [draft.run(pending) for pending in batch]
-    if not draft.entries:  # nothing is written, so nothing would tell whether it is true
-        raise Overtaken
+    if not draft.entries:  # little or nothing is written, and nothing would tell whether it is true
+        return await _learn(connection, workspace, standing, batch)
     standing.advance(draft)
     await connection.take(workspace, draft.before)
     await draft.write(connection)
@@ -103,18 +106,21 @@ async def _foresee(connection: Taking, workspace: str, standing: "_Standing", na
 class _Standing:
     """Where a workspace stands when all that this process has sent is written, and nobody else has written anything.
 
+    After a batch that failed it is wrong, until the next one learns better: the database takes nothing that rests on it.
+
     turn: is held by whoever works a batch out. under_way: how many batches are. alone: whether nobody else seems to write.
     """
 
     def __init__(self) -> None:
         self.head = _NOWHERE
+        self.epoch = ""
         self.turn = asyncio.Lock()
         self.under_way = 0
         self.alone = False
         self._read_at = -CLOCK_SECONDS
         self._now = 0
         self._known = 0
-        self._recent: deque[tuple[int, dict[int, Task | None]]] = deque()
+        self._recent: deque[tuple[int, dict[int, Task | None], list[Record]]] = deque()
 
     @property
     def holds(self) -> bool:
@@ -128,7 +134,7 @@ class _Standing:
     def learn(self, draft: Draft) -> None:
         """Take note of a batch that was worked out under the lock."""
         self.alone = self.head in (draft.before, _NOWHERE)
-        self._now, self._read_at = draft.now, time.monotonic()
+        self.epoch, self._now, self._read_at = draft.found.epoch, draft.found.now, time.monotonic()
         self._known = draft.before.seq
         self._recent.clear()
         self.advance(draft)
@@ -136,20 +142,31 @@ class _Standing:
     def advance(self, draft: Draft) -> None:
         """Take note of a batch that is about to be sent."""
         self.head = draft.head
-        self._recent.append((draft.head.seq, {entry.task.id: draft.tasks.get(entry.task.id) for entry in draft.entries}))
+        changed = {entry.task.id: draft.tasks.get(entry.task.id) for entry in draft.entries}
+        self._recent.append((draft.head.seq, changed, draft.recorded))
         if len(self._recent) > RECENT_MAX:
-            self._known, _ = self._recent.popleft()
+            self._known, *_ = self._recent.popleft()
 
-    def brought_forward(self, seen: Head, stored: Sequence[Task], named: Named) -> list[Task]:
-        """Return the named tasks as they will be when the batches are written that were not there yet when these were read."""
-        if not self._known <= seen.seq <= self.head.seq:
-            raise Overtaken
-        tasks = {task.id: task for task in stored}
-        for seq, changed in self._recent:
-            if seq > seen.seq:
+    def forget(self) -> None:
+        """Forget the tasks of the batches that are written."""
+        self._recent.clear()
+        self._known = self.head.seq
+
+    def brought_forward(self, found: Found, named: Named) -> Found | None:
+        """Return what was found as it will be when the batches are written that were not there yet when it was read.
+
+        None if somebody else must have written, or if it was read too long ago.
+        """
+        if not self._known <= found.head.seq <= self.head.seq:
+            return None
+        tasks = {task.id: task for task in found.tasks}
+        records = {record.key: record for record in found.records}
+        for seq, changed, recorded in self._recent:
+            records |= {record.key: record for record in recorded if record.key in named.keys}
+            if seq > found.head.seq:
                 for id, task in changed.items():
                     if task is None:
                         tasks.pop(id, None)
                     elif id in named.ids or str(task.uid) in named.uids:
                         tasks[id] = task
-        return list(tasks.values())
+        return Found(self.head, self.epoch, self.now(), list(tasks.values()), list(records.values()))

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
-from taskctl.errors import Conflict, InvalidRequest, TaskctlError, TaskNotFound
+import msgspec
+
+from taskctl.errors import Conflict, IdempotencyMismatch, InvalidRequest, TaskctlError, TaskNotFound
 from taskctl.storage.driver import Connection, Driver
-from taskctl.storage.rows import ENTRY, TASK, Entry, Head, former, instant, row_of, row_of_entry, task_of, uuid7
+from taskctl.storage.rows import ENTRY, TASK, Entry, Head, Record, former, instant, row_of, row_of_entry, task_of, uuid7
 from taskctl.tasks import (
     Add,
     Changeset,
     Edit,
+    IdempotencyKey,
     NewTask,
     Operation,
     Ref,
@@ -29,20 +32,24 @@ from taskctl.tasks import (
     require_equal,
     require_version,
 )
+from taskctl.wire import decode_written, encode_written, place_in_log
 
 
 class Pending(NamedTuple):
-    """A changeset that waits to be written, and what the log will say about it."""
+    """A changeset that waits to be written, what the log will say about it, and the key under which it happens only once."""
 
     changes: Changeset
     actor: str | None
     source: Source
+    key: IdempotencyKey | None = None
 
 
 Outcome: TypeAlias = Written | TaskctlError
 
 _KEY = ("workspace_id", "id")
 _REST = (*TASK[1:], "search")
+KEPT = 24 * 3600 * 1_000_000
+"""Microseconds for which an idempotency key is known."""
 
 
 class Entered(NamedTuple):
@@ -80,13 +87,17 @@ class Ledger:
     async def has(self, workspace: str, entered: Entered) -> bool:
         """Return whether a batch whose commit was in doubt is in the log.
 
-        It takes the workspace first: whoever holds that knows that the transaction in doubt has ended.
+        It takes the workspace first: whoever holds that knows that the transaction in doubt has ended, or not yet begun. In
+        that case it never will: it expects the workspace as it was.
         """
 
         async def look(connection: Connection) -> bool:
             await connection.run(connection.dialect.lock, [workspace], fixed=True)
             sql = "SELECT changeset FROM log WHERE workspace_id = (SELECT id FROM workspaces WHERE name = ?) AND seq = ?"
-            return [(str(entered.changeset),)] == await connection.fetch(sql, [workspace, entered.seq])
+            found = [(str(entered.changeset),)] == await connection.fetch(sql, [workspace, entered.seq])
+            if not found:  # a message that takes the lock by itself may still be under way: it must come too late
+                await connection.run("UPDATE workspaces SET written_at = written_at + 1 WHERE name = ?", [workspace], fixed=True)
+            return found
 
         return await self._driver.write(look)
 
@@ -98,19 +109,20 @@ async def commit(connection: Connection, workspace: str, batch: Sequence[Pending
     """
     await connection.run(connection.dialect.lock, [workspace], fixed=True)
     # A statement of its own, that begins when the lock is held: one that waited would see what was there before.
-    draft = Draft(*await read(connection, workspace, Named(batch)))
+    draft = Draft(await read(connection, workspace, Named(batch)))
     outcomes = [draft.run(pending) for pending in batch]
-    if draft.entries:
+    if draft.entries or draft.recorded:
         await draft.write(connection)
     return draft, outcomes
 
 
 class Named:
-    """The stored tasks that a batch names, by their ids or uids."""
+    """What a batch names: stored tasks, by their ids or uids, and idempotency keys."""
 
     def __init__(self, batch: Sequence[Pending]) -> None:
         self.ids: set[int] = set()
         self.uids: set[str] = set()
+        self.keys = {pending.key.name for pending in batch if pending.key is not None}
         for pending in batch:
             for operation in pending.changes.operations:
                 match operation:
@@ -121,45 +133,69 @@ class Named:
                         self.uids.add(str(uid))
 
     def __bool__(self) -> bool:
-        return bool(self.ids or self.uids)
+        return bool(self.ids or self.uids or self.keys)
 
 
-async def read(connection: Connection, workspace: str, named: Named) -> tuple[Head, int, list[Task]]:
-    """Return where the workspace stands, the database's time, and the tasks that are named."""
+class Found(NamedTuple):
+    """What a batch is worked out from: where the workspace stands, its log's epoch, the database's time, what is named."""
+
+    head: Head
+    epoch: str
+    now: int
+    tasks: Sequence[Task] = ()
+    records: Sequence[Record] = ()
+
+
+async def read(connection: Connection, workspace: str, named: Named) -> Found:
+    """Return what a batch has to know."""
     dialect = connection.dialect
     among = [dialect.among(column, values) for column, values in (("tasks.id", named.ids), ("uid", named.uids)) if values]
-    sql, params = f"SELECT {', '.join(f'workspaces.{column}' for column in Head._fields)}, {dialect.now}", []
+    last = "(SELECT changeset FROM log WHERE workspace_id = workspaces.id AND seq = workspaces.seq)"
+    sql, params = f"SELECT workspaces.id, next_id, written_at, seq, {last}, epoch, {dialect.now}", []
     if among:
-        sql += f", {', '.join(f'tasks.{column}' for column in TASK)} FROM workspaces LEFT JOIN tasks "
+        sql += f", {', '.join(f'tasks.{column}' for column in TASK)} FROM meta CROSS JOIN workspaces LEFT JOIN tasks "
         sql += f"ON workspace_id = workspaces.id AND ({' OR '.join(term for term, _ in among)}) WHERE name = ?"
         params = [value for _, values in among for value in values]
     else:
-        sql += " FROM workspaces WHERE name = ?"
+        sql += " FROM meta CROSS JOIN workspaces WHERE name = ?"
     rows = await connection.fetch(sql, [*params, workspace], fixed=True)
     if not rows:
         raise InvalidRequest(f"there is no workspace {workspace!r}")
-    head, now, first = Head(*rows[0][:4]), rows[0][4], 5
-    return head, now, [task_of(row[first:]) for row in rows if among and row[first] is not None]
+    own = len(Head._fields)
+    head, first = Head(*rows[0][:own]), own + 2
+    records: list[Record] = []
+    if named.keys:  # after the tasks, so that a record is missing only if its tasks are
+        sql = "SELECT key, request, at, answer FROM idempotency_keys WHERE workspace_id = ? AND "
+        term, values = dialect.among("key", named.keys)
+        records = [Record(*row) for row in await connection.fetch(sql + term, [head.id, *values], fixed=True)]
+    epoch, now = rows[0][own:first]
+    return Found(head, epoch, now, [task_of(row[first:]) for row in rows if among and row[first] is not None], records)
 
 
 class Draft:
     """The tasks that a batch touches, as they become; an undo for what a failing changeset did to them."""
 
-    def __init__(self, before: Head, now: int, stored: Sequence[Task]) -> None:
-        self.before = before
+    def __init__(self, found: Found) -> None:
+        self.found = found
+        self.before = before = found.head
         self.seq = before.seq
         self.next_id = before.next_id
-        self.now = max(now, before.written_at)
-        self.stored = {task.id: task for task in stored}
+        self.now = max(found.now, before.written_at)
+        self.stored = {task.id: task for task in found.tasks}
+        self.records = {record.key: record for record in found.records if record.at > self.now - KEPT}
+        self.recorded: list[Record] = []
         self.tasks = dict(self.stored)
-        self.uids = {task.uid: task.id for task in stored}
+        self.uids = {task.uid: task.id for task in found.tasks}
         self.entries: list[Entry] = []
         self._undo: list[tuple[Task | None, Task | None]] = []
 
     @property
     def head(self) -> Head:
         """Where the workspace stands afterwards."""
-        return Head(self.before.id, self.seq + len(self.entries), self.next_id, self.now)
+        if not (self.entries or self.recorded):
+            return self.before
+        last = str(self.entries[-1].changeset) if self.entries else self.before.changeset
+        return Head(self.before.id, self.next_id, self.now, self.seq + len(self.entries), last)
 
     def entered(self, outcomes: list[Outcome]) -> Entered:
         """Return what became of the changesets, and where in the log it is."""
@@ -188,14 +224,28 @@ class Draft:
         if new - old:
             await connection.insert("task_labels", labels, [(head.id, *row) for row in sorted(new - old)])
         entries = [[head.id, *row_of_entry(e, self.seq + n, head.written_at)] for n, e in enumerate(self.entries, start=1)]
-        await connection.insert("log", ("workspace_id", *ENTRY), entries)
+        if entries:
+            await connection.insert("log", ("workspace_id", *ENTRY), entries)
+        if self.recorded:
+            await connection.run(
+                "DELETE FROM idempotency_keys WHERE workspace_id = ? AND at <= ?", [head.id, self.now - KEPT], fixed=True
+            )
+            columns = ("workspace_id", *Record._fields)
+            await connection.insert("idempotency_keys", columns, [(head.id, *record) for record in self.recorded])
         await connection.run(
-            "UPDATE workspaces SET seq = ?, next_id = ?, written_at = ? WHERE id = ?", [*head[1:], head.id], fixed=True
+            "UPDATE workspaces SET seq = ?, next_id = ?, written_at = ? WHERE id = ?",
+            [head.seq, head.next_id, head.written_at, head.id],
+            fixed=True,
         )
 
     def run(self, pending: Pending) -> Outcome:
         """Run a changeset: all of it, or, if it is atomic and fails, nothing."""
-        changes = pending.changes
+        changes, key = pending.changes, pending.key
+        if key is not None and (record := self.records.get(key.name)) is not None:
+            if record.request != key.request:
+                return IdempotencyMismatch(f"the idempotency key {key.name!r} belongs to another request")
+            again = decode_written(record.answer.encode())
+            return msgspec.structs.replace(again, at=place_in_log(self.found.epoch, again.seq), replayed=True)
         changeset = uuid7(self.now)
         next_id, entries = self.next_id, len(self.entries)
         self._undo = []
@@ -214,7 +264,15 @@ class Draft:
                 self._put(after, before)
             self.next_id = next_id
             del self.entries[entries:]
-        return failure or Written(changeset, self.seq + len(self.entries), tuple(results))
+        if failure is not None:
+            return failure
+        seq = self.seq + len(self.entries)
+        written = Written(changeset, seq, tuple(results), place_in_log(self.found.epoch, seq))
+        if key is not None and not changes.dry_run and any(not isinstance(result, TaskctlError) for result in results):
+            answer = encode_written(written, changes.operations).decode()
+            self.recorded.append(Record(key.name, key.request, self.now, answer))
+            self.records[key.name] = self.recorded[-1]
+        return written
 
     def _run(self, operation: Operation, pending: Pending, changeset: UUID) -> Task | None:
         def log(op: str, version: int, task: Task, former: dict[str, object] | None = None) -> None:

@@ -23,6 +23,7 @@ from taskctl.storage import driver, migrations
 from taskctl.storage.driver import Doubtful, Overtaken, Row, Sql, Work
 from taskctl.storage.libpq import Place
 from taskctl.storage.pool import Pool
+from taskctl.storage.rows import Head
 
 T = TypeVar("T")
 
@@ -211,10 +212,12 @@ class Session:
     async def run(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> None:
         self._add(sql + self._if_taken, params, fixed=fixed)
 
-    async def take(self, workspace: str, expected: Sequence[int]) -> None:
+    async def take(self, workspace: str, expected: Head) -> None:
         # Not by an error: the server would write the whole message, and with it everybody's tasks, into its log of errors.
         self._if_taken = " AND current_setting('taskctl.taken') = 'yes'"
-        self._add(_TAKE, [*expected, workspace], fixed=True)
+        self._add(_TAKE, [expected.id, expected.next_id, expected.written_at, expected.seq, workspace], fixed=True)
+        if expected.changeset is not None:
+            self._add(_SAME_LOG, [expected.id, expected.seq, expected.changeset], fixed=True)
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         names = ", ".join(columns)
@@ -251,9 +254,13 @@ class Session:
             self._unsent.append(b"SHOW taskctl.taken")
         try:
             answer = await self._send()
-        except Lost:
-            if writes:
+        except Unavailable as e:
+            # After a COMMIT that is followed by a question, even a cancellation may have come too late.
+            late = self._if_taken and not isinstance(e.__cause__, errors.LockNotAvailable)
+            if late or (writes and isinstance(e, Lost)):
                 raise Doubtful(value) from None
+            if not isinstance(e, Lost):
+                raise
         else:
             if self._if_taken and answer != [("yes",)]:
                 raise Overtaken
@@ -368,7 +375,7 @@ class Postgres:
 
     def _lent(self, pool: Pool[Session]) -> AbstractAsyncContextManager[Session]:
         # Before the first time nobody knows how long it takes; the attempt itself comes to an end.
-        first = max(FIRST_SECONDS, 8 * self._took) if self._last else NEVER_SECONDS
+        first = max(FIRST_SECONDS, min(8 * self._took, self._timeout)) if self._last else NEVER_SECONDS
         return pool.connection(first=first, next=self._timeout)
 
     async def _retried(self, once: Callable[[], Awaitable[T]]) -> T:
@@ -484,7 +491,7 @@ class Postgres:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            async with asyncio.timeout(max(PROBE_SECONDS, 4 * self._took)):
+            async with asyncio.timeout(max(PROBE_SECONDS, min(4 * self._took, self._timeout))):
                 (await self._connect()).close()
         except (Refused, SchemaOutdated):
             pass  # it does not let us in, but it is there to say so
@@ -572,8 +579,14 @@ class Postgres:
 
 # The row is looked at again when the lock is held, so what is said of it is true then.
 _TAKE = (
-    "SELECT set_config('taskctl.taken', COALESCE((SELECT CASE WHEN id = ? AND seq = ? AND next_id = ? AND written_at = ? "
-    "THEN 'yes' END FROM workspaces WHERE name = ? FOR NO KEY UPDATE), 'no'), false)"
+    "SELECT set_config('taskctl.taken', COALESCE(("
+    "SELECT CASE WHEN id = ? AND next_id = ? AND written_at = ? AND seq = ? THEN 'yes' END "
+    "FROM workspaces WHERE name = ? FOR NO KEY UPDATE), 'no'), false)"
+)
+# The numbers can be the same by chance. A statement of its own sees the log as it is when the lock is held.
+_SAME_LOG = (
+    "SELECT set_config('taskctl.taken', 'no', false) "
+    "WHERE NOT EXISTS (SELECT 1 FROM log WHERE workspace_id = ? AND seq = ? AND changeset = ?)"
 )
 _SETTINGS = (
     "SET statement_timeout = {milliseconds}; SET lock_timeout = {lock_milliseconds}; "

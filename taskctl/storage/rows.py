@@ -94,12 +94,16 @@ def row_of(task: Task) -> list[Any]:
 
 
 class Head(NamedTuple):
-    """Where a workspace stands: its number, the last entry of its log, the next task's id, and when it was last written to."""
+    """Where a workspace stands: its number, the next task's id, when it was last written to, and the last entry of its log.
+
+    seq, changeset: of that entry; together they are of one history, and of no other.
+    """
 
     id: int
-    seq: int
     next_id: int
     written_at: int
+    seq: int
+    changeset: str | None
 
 
 class Entry(NamedTuple):
@@ -116,6 +120,15 @@ class Entry(NamedTuple):
     version: int
     task: Task
     former: dict[str, Any] | None
+
+
+class Record(NamedTuple):
+    """An idempotency key that was used: for what request, when, and what the answer was, as JSON."""
+
+    key: str
+    request: str
+    at: int
+    answer: str
 
 
 ENTRY = (*LOG, "entity_uid")

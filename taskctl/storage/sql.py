@@ -3,9 +3,11 @@
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, Self, TypeAlias, cast
+from typing import Annotated, Any, NamedTuple, Self, TypeAlias, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
+
+from msgspec import UNSET, Meta
 
 from taskctl.errors import CursorExpired, InvalidRequest, TaskctlError
 from taskctl.fields import STATUSES
@@ -24,11 +26,13 @@ from taskctl.tasks import (
     GetStats,
     GetTask,
     History,
+    IdempotencyKey,
     Labels,
     Overdue,
     Page,
     Projects,
     Query,
+    Read,
     Ref,
     Source,
     Stats,
@@ -42,15 +46,18 @@ from taskctl.tasks import (
     Text,
     Written,
 )
-from taskctl.wire import decode_cursor, encode_cursor
+from taskctl.wire import decode_cursor, digest, encode_changeset, encode_cursor, place_in_log
 
 _TASK = ", ".join(TASK)
 _LOG = ", ".join(LOG)
 _INTEGER_MAX = 2**63 - 1
+# What stands in a cursor comes from outside: as large as a column, no NUL, and a moment of which every zone has a date.
+_Moment: TypeAlias = Annotated[int, Meta(ge=0, le=253_370_764_800_000_000)]
+_Key: TypeAlias = Annotated[int, Meta(ge=-_INTEGER_MAX, le=_INTEGER_MAX)] | Annotated[str, Meta(pattern="^[^\\0]*$")]
 STATS_DAYS = 30
 
 Submit: TypeAlias = Callable[[str, Pending], Awaitable[Outcome]]
-Ask: TypeAlias = Callable[[str, Query[Any]], Awaitable[Any]]
+Ask: TypeAlias = Callable[[str, Query[Any]], Awaitable[Read[Any]]]
 
 
 class SqlTasks(TaskService):
@@ -73,14 +80,16 @@ class SqlTasks(TaskService):
     async def ready(self) -> None:
         await self._ask(self._workspace, ChangesSince(limit=1))
 
-    async def write(self, changes: Changeset) -> Written:
-        outcome = await self._submit(self._workspace, Pending(changes, self._actor, self._source))
+    async def write(self, changes: Changeset, *, key: IdempotencyKey | None = None) -> Written:
+        if key is not None and not key.request:
+            key = IdempotencyKey(key.name, digest(encode_changeset(changes)))
+        outcome = await self._submit(self._workspace, Pending(changes, self._actor, self._source, key))
         if isinstance(outcome, TaskctlError):
             raise outcome
         return outcome
 
-    async def read(self, query: Query[T]) -> T:
-        return cast(T, await self._ask(self._workspace, query))
+    async def ask(self, query: Query[T]) -> Read[T]:
+        return cast("Read[T]", await self._ask(self._workspace, query))
 
 
 class Questions:
@@ -89,14 +98,14 @@ class Questions:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
-    async def answer(self, workspace: str, query: Query[Any]) -> object:
+    async def answer(self, workspace: str, query: Query[Any]) -> Read[Any]:
         """Answer a question about a workspace."""
         match query:
             case GetTask(ref):
                 found = await self.tasks(workspace, [ref])
-                if ref not in found:
+                if ref not in found.value:
                     raise no_task(ref)
-                return found[ref]
+                return Read(found.value[ref], found.at)
             case TaskQuery():
                 return await self._list(workspace, query)
             case History():
@@ -105,21 +114,24 @@ class Questions:
                 return await self._changes(workspace, query)
             case Projects():
                 sql = f"SELECT project, status, count(*) FROM tasks WHERE {where.WORKSPACE} AND project IS NOT NULL GROUP BY 1, 2"
-                return _tallies((await self._fetch(workspace, sql, [workspace])).rows)
+                answer = await self._fetch(workspace, sql, [workspace])
+                return Read(_tallies(answer.rows), answer.at)
             case Labels():
                 sql = (
                     f"SELECT label, status, count(*) FROM (SELECT label, task_id FROM task_labels WHERE {where.WORKSPACE}) AS l "
                     f"JOIN tasks ON {where.WORKSPACE} AND id = task_id GROUP BY 1, 2"
                 )
-                return _tallies((await self._fetch(workspace, sql, [workspace] * 2)).rows)
+                answer = await self._fetch(workspace, sql, [workspace] * 2)
+                return Read(_tallies(answer.rows), answer.at)
             case GetStats(zone):
                 return await self._stats(workspace, zone_of(zone))
             case _:
                 raise TypeError(f"no such question: {query!r}")
 
-    async def tasks(self, workspace: str, refs: Sequence[Ref]) -> dict[Ref, Task]:
+    async def tasks(self, workspace: str, refs: Sequence[Ref]) -> Read[dict[Ref, Task]]:
         """Return those of the tasks that there are, by what they were asked by."""
         found: dict[Ref, Task] = {}
+        at = ""
         for column, values in (
             ("id", [_bounded(ref) for ref in refs if isinstance(ref, int)]),
             ("uid", [str(ref) for ref in refs if isinstance(ref, UUID)]),
@@ -127,25 +139,35 @@ class Questions:
             if values:
                 among, params = self._driver.dialect.among(column, values)
                 sql = f"SELECT {_TASK} FROM tasks WHERE {where.WORKSPACE} AND {among}"
-                rows = (await self._fetch(workspace, sql, [workspace, *params], fixed=True)).rows
-                for task in map(task_of, rows):
+                answer = await self._fetch(workspace, sql, [workspace, *params], fixed=True)
+                at = at or answer.at  # the older one, if there are two
+                for task in map(task_of, answer.rows):
                     found[task.id if column == "id" else task.uid] = task
-        return found
+        return Read(found, at)
 
-    async def _fetch(self, workspace: str, sql: str, params: Sequence[Any], *, fixed: bool = False) -> "_Answer":
-        """Return the rows of a question, whose first column is never null, and the head of the log that they belong to."""
-        whole = f"SELECT workspaces.seq, answer.* FROM workspaces LEFT JOIN ({sql}) AS answer ON 1 = 1 WHERE workspaces.name = ?"
-        rows = await self._driver.fetch(whole, [*params, workspace], fixed=fixed)
+    async def _fetch(
+        self, workspace: str, sql: str, params: Sequence[Any], *, beside: Sql = ("0", []), fixed: bool = False
+    ) -> "_Answer":
+        """Return the rows of a question, whose first column is never null, and the head of the log that they belong to.
+
+        beside: an expression that is asked for as well, whether there are rows or not.
+        """
+        whole = (
+            f"SELECT workspaces.seq, epoch, {beside[0]}, answer.* FROM meta CROSS JOIN workspaces LEFT JOIN ({sql}) AS answer "
+            "ON 1 = 1 WHERE workspaces.name = ?"
+        )
+        rows = await self._driver.fetch(whole, [*beside[1], *params, workspace], fixed=fixed)
         if not rows:
             raise InvalidRequest(f"there is no workspace {workspace!r}")
-        return _Answer(rows[0][0], [row[1:] for row in rows] if rows[0][1] is not None else [])
+        seq, epoch, found = rows[0][:3]
+        return _Answer(seq, epoch, found, [row[3:] for row in rows] if rows[0][3] is not None else [])
 
-    async def _list(self, workspace: str, query: TaskQuery) -> Page[Task]:
+    async def _list(self, workspace: str, query: TaskQuery) -> Read[Page[Task]]:
         same = ["tasks", query.where, query.sort, query.zone]
         now, place = time.time_ns() // 1000, None
         if query.cursor is not None:
             # A later page is judged at the moment of the first one: what is overdue stays so.
-            now, place = decode_cursor(same, query.cursor, tuple[int, list[int | str]])
+            now, place = decode_cursor(same, query.cursor, tuple[_Moment, list[_Key]])
         sort = query.sort[0] if query.sort else "id"
         context = where.Context(self._driver.dialect, workspace, zone_of(query.zone), instant(now), sort)
         terms = where.terms(query.where)
@@ -170,12 +192,16 @@ class Questions:
         params = [*source[1], workspace, *(param for _, more in conditions for param in more)]
         order_by = where.order_by(keys, "+" if few is not None else "")
         sql = f"SELECT {_TASK} FROM {source[0]} WHERE {whole} ORDER BY {order_by}"
-        rows = (await self._fetch(workspace, sql + _limit(query.limit), params)).rows
+        beside: Sql = ("0", [])
+        if query.count:
+            picked, values = where.condition(query.where, context) if query.where is not None else ("1 = 1", [])
+            beside = f"(SELECT count(*) FROM tasks WHERE {where.WORKSPACE} AND {picked})", [workspace, *values]
+        answer = await self._fetch(workspace, sql + _limit(query.limit), params, beside=beside)
+        rows = answer.rows
         more_follow = query.limit is not None and len(rows) > query.limit
         items = tuple(map(task_of, rows[: query.limit]))
-        if not more_follow:
-            return Page(items)
-        return Page(items, encode_cursor(same, [now, where.place(keys, rows[len(items) - 1])]))
+        cursor = encode_cursor(same, [now, where.place(keys, rows[len(items) - 1])]) if more_follow else None
+        return Read(Page(items, cursor, answer.beside if query.count else UNSET), answer.at)
 
     async def _fewest(self, terms: Sequence[Condition], context: where.Context) -> Condition | None:
         """Return the term that picks the fewest tasks, None if none picks few."""
@@ -183,9 +209,9 @@ class Questions:
         fewest = min(range(len(counts)), key=counts.__getitem__)
         return terms[fewest] if counts[fewest] <= where.FEW else None
 
-    async def _history(self, workspace: str, query: History) -> Page[Change]:
+    async def _history(self, workspace: str, query: History) -> Read[Page[Change]]:
         same = ["history", query.id]
-        before = _INTEGER_MAX if query.cursor is None else decode_cursor(same, query.cursor, int)
+        before = _INTEGER_MAX if query.cursor is None else _bounded(decode_cursor(same, query.cursor, int))
         one, params = "?", [_bounded(query.id) if isinstance(query.id, int) else str(query.id)]
         if isinstance(query.id, UUID):  # the task with this uid, or the last one that had it
             gone = f"SELECT entity_id FROM log WHERE {where.WORKSPACE} AND entity_uid = ? AND op = 'remove'"
@@ -193,26 +219,23 @@ class Questions:
             one = f"COALESCE((SELECT id FROM tasks WHERE {where.WORKSPACE} AND uid = ?), ({removed}))"
             params = [workspace, *params, workspace, *params]
         sql = f"SELECT {_LOG} FROM log WHERE {where.WORKSPACE} AND entity_id = {one} AND seq < ? ORDER BY seq DESC"
-        rows = (await self._fetch(workspace, sql + _limit(query.limit), [workspace, *params, before])).rows
+        answer = await self._fetch(workspace, sql + _limit(query.limit), [workspace, *params, before])
+        rows = answer.rows
         if not rows and query.cursor is None:
             raise no_task(query.id)
         items = tuple(map(change_of, rows[: query.limit]))
-        return Page(items, encode_cursor(same, items[-1].seq) if len(rows) > len(items) else None)
+        return Read(Page(items, encode_cursor(same, items[-1].seq) if len(rows) > len(items) else None), answer.at)
 
-    async def _changes(self, workspace: str, query: ChangesSince) -> Changes:
-        sql = (
-            f"SELECT epoch, {_LOG} FROM meta LEFT JOIN (SELECT * FROM log WHERE {where.WORKSPACE} AND seq > ? "
-            f"ORDER BY seq LIMIT {query.limit}) AS entries ON 1 = 1"
-        )
-        head, rows = await self._fetch(workspace, sql, [workspace, min(query.since, _INTEGER_MAX)])
-        epoch = rows[0][0]
-        if (query.epoch is not None and query.epoch != epoch) or query.since > head:
-            raise CursorExpired(f"this log has no entry {query.since} of that epoch; read it anew from 0", epoch=epoch)
-        items = tuple(change_of(row[1:]) for row in rows if row[1] is not None)
+    async def _changes(self, workspace: str, query: ChangesSince) -> Read[Changes]:
+        sql = f"SELECT {_LOG} FROM log WHERE {where.WORKSPACE} AND seq > ? ORDER BY seq LIMIT {query.limit}"
+        answer = await self._fetch(workspace, sql, [workspace, min(query.since, _INTEGER_MAX)])
+        if (query.epoch is not None and query.epoch != answer.epoch) or query.since > answer.seq:
+            raise CursorExpired(f"this log has no entry {query.since} of that epoch; read it anew from 0", epoch=answer.epoch)
+        items = tuple(map(change_of, answer.rows))
         last = items[-1].seq if items else query.since
-        return Changes(items, last, last < head, epoch)
+        return Read(Changes(items, last, last < answer.seq, answer.epoch), answer.at)
 
-    async def _stats(self, workspace: str, zone: ZoneInfo) -> Stats:
+    async def _stats(self, workspace: str, zone: ZoneInfo) -> Read[Stats]:
         now = datetime.now(UTC)
         today = now.astimezone(zone).date()
         days = [today - timedelta(days=ago) for ago in reversed(range(STATS_DAYS))]
@@ -227,7 +250,8 @@ class Questions:
             f"JOIN tasks ON {where.WORKSPACE} AND completed_at >= start AND completed_at < stop GROUP BY 2"
         )
         counts, done, late = _no_counts(), dict.fromkeys(range(STATS_DAYS), 0), 0
-        for kind, item, count in (await self._fetch(workspace, sql, [workspace, workspace, *params, workspace])).rows:
+        answer = await self._fetch(workspace, sql, [workspace, workspace, *params, workspace])
+        for kind, item, count in answer.rows:
             match kind:
                 case "status":
                     counts[STATUSES[item]] = count
@@ -235,12 +259,18 @@ class Questions:
                     late = count
                 case _:
                     done[item] = count
-        return Stats(counts, late, tuple(Day(day, done[n]) for n, day in enumerate(days)))
+        return Read(Stats(counts, late, tuple(Day(day, done[n]) for n, day in enumerate(days))), answer.at)
 
 
 class _Answer(NamedTuple):
     seq: int
+    epoch: str
+    beside: Any
     rows: list[Row]
+
+    @property
+    def at(self) -> str:
+        return place_in_log(self.epoch, self.seq)
 
 
 def _tallies(rows: Sequence[Row]) -> Tallies:

@@ -4,7 +4,7 @@ CREATE TABLE alembic_version (
     version_num VARCHAR(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO alembic_version (version_num) VALUES ('0003');
+INSERT INTO alembic_version (version_num) VALUES ('0004');
 CREATE TABLE meta (epoch TEXT NOT NULL);
 INSERT INTO meta (epoch) VALUES (lower(hex(randomblob(8))));
 CREATE TABLE workspaces (
@@ -75,3 +75,12 @@ CREATE VIRTUAL TABLE tasks_search USING fts5 (search, content = '', columnsize =
 CREATE TRIGGER tasks_search_insert AFTER INSERT ON tasks BEGIN INSERT INTO tasks_search (rowid, search) VALUES ((new.workspace_id << 40 | new.id), new.search); END;
 CREATE TRIGGER tasks_search_delete AFTER DELETE ON tasks BEGIN INSERT INTO tasks_search (tasks_search, rowid, search) VALUES ('delete', (old.workspace_id << 40 | old.id), old.search); END;
 CREATE TRIGGER tasks_search_update AFTER UPDATE OF search ON tasks WHEN old.search <> new.search BEGIN INSERT INTO tasks_search (tasks_search, rowid, search) VALUES ('delete', (old.workspace_id << 40 | old.id), old.search); INSERT INTO tasks_search (rowid, search) VALUES ((new.workspace_id << 40 | new.id), new.search); END;
+CREATE TABLE idempotency_keys (
+    workspace_id INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    request TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    answer TEXT NOT NULL,
+    PRIMARY KEY (workspace_id, key)
+) WITHOUT ROWID;
+CREATE INDEX idempotency_keys_at ON idempotency_keys (workspace_id, at);

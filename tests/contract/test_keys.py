@@ -1,0 +1,131 @@
+"""Idempotency keys: what is sent twice happens once."""
+
+import asyncio
+
+import pytest
+
+from taskctl import (
+    Add,
+    Changeset,
+    Edit,
+    IdempotencyKey,
+    IdempotencyMismatch,
+    InvalidRequest,
+    NewTask,
+    Remove,
+    TaskNotFound,
+    TaskPatch,
+    TaskQuery,
+    TaskService,
+)
+from tests.contract.told import failure_of
+
+KEY = IdempotencyKey("a-key")
+
+
+def adding(*titles: str) -> Changeset:
+    return Changeset(tuple(Add(NewTask(title=title)) for title in titles))
+
+
+async def test_what_is_sent_again_gets_the_first_answer(tasks: TaskService) -> None:
+    first = await tasks.write(adding("a", "b"), key=KEY)
+    await tasks.edit(1, TaskPatch(title="changed"))
+    again = await tasks.write(adding("a", "b"), key=KEY)
+    assert (again.changeset, again.seq, again.results) == (first.changeset, first.seq, first.results)
+    assert (first.replayed, again.replayed) == (False, True)
+    assert [task.title for task in (await tasks.list()).items] == ["b", "changed"]
+    assert len((await tasks.changes()).items) == 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        adding("b"),
+        adding("a", "a"),
+        Changeset(adding("a").operations, atomic=False),
+        Changeset(adding("a").operations, message="m"),
+        Changeset((Remove(1),)),
+    ],
+)
+async def test_a_key_of_another_request_is_refused(tasks: TaskService, other: Changeset) -> None:
+    await tasks.write(adding("a"), key=KEY)
+    failure, detail, _ = await failure_of(tasks.write(other, key=KEY))
+    assert (failure, detail) == (IdempotencyMismatch, "the idempotency key 'a-key' belongs to another request")
+    assert len((await tasks.changes()).items) == 1
+
+
+async def test_other_keys_and_none_are_other_writes(tasks: TaskService) -> None:
+    for key in (KEY, IdempotencyKey("another"), None, None, KEY):
+        await tasks.write(adding("a"), key=key)
+    assert [task.id for task in (await tasks.list()).items] == [4, 3, 2, 1]
+
+
+async def test_all_kinds_of_results_come_again(tasks: TaskService) -> None:
+    await tasks.write(adding("a", "b"))
+    operations = (Edit(1, TaskPatch(title="c")), Remove(2), Remove(9), Add(NewTask(title="d", due="2030-01-01", labels=["l"])))
+    changes = Changeset(operations, atomic=False)
+    first, again = [await tasks.write(changes, key=KEY) for _ in range(2)]
+    assert again.replayed
+    assert again.results[:2] == first.results[:2]
+    assert again.results[3] == first.results[3]
+    failure = again.results[2]
+    assert isinstance(failure, TaskNotFound)
+    assert (failure.detail, failure.extra) == ("there is no task 9", {"id": 9})
+
+
+async def test_what_changed_nothing_is_answered_again_and_failures_are_tried_again(tasks: TaskService) -> None:
+    late = Changeset((Edit(1, TaskPatch(title="a")),), atomic=False)
+    for atomic in (True, False):
+        changes = Changeset(late.operations, atomic=atomic)
+        for _ in range(2):
+            if atomic:
+                assert (await failure_of(tasks.write(changes, key=KEY)))[0] is TaskNotFound
+            else:
+                written = await tasks.write(changes, key=KEY)
+                assert not written.replayed
+    await tasks.write(adding("a"))
+    assert not (await tasks.write(late, key=KEY)).replayed  # it changes nothing, and has not failed
+    assert (await tasks.write(late, key=KEY)).replayed
+    assert len((await tasks.changes()).items) == 1
+
+
+async def test_a_dry_run_uses_up_no_key(tasks: TaskService) -> None:
+    tried = Changeset(adding("a").operations, dry_run=True)
+    for _ in range(2):
+        assert not (await tasks.write(tried, key=KEY)).replayed
+    assert not (await tasks.write(adding("a"), key=KEY)).replayed
+    assert (await tasks.write(adding("a"), key=KEY)).replayed
+
+
+async def test_of_many_at_once_one_happens_and_all_get_its_answer(tasks: TaskService) -> None:
+    keys = [IdempotencyKey(f"key-{n % 10}") for n in range(60)]
+    found = await asyncio.gather(*(tasks.write(adding(key.name), key=key) for key in keys))
+    assert sum(written.replayed for written in found) == 50
+    assert len({written.changeset for written in found}) == 10
+    assert sorted(task.title for task in (await tasks.list()).items) == [f"key-{n}" for n in range(10)]
+    for key, written in zip(keys, found, strict=True):
+        assert getattr(written.results[0], "title", None) == key.name
+
+
+@pytest.mark.parametrize("name", ["", "a b", "é", "a\n", "x" * 256])
+async def test_what_is_no_key_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match="1 to 255 visible ASCII"):
+        IdempotencyKey(name)
+
+
+async def test_a_list_may_be_counted(tasks: TaskService) -> None:
+    await tasks.write(adding(*"abcde"))
+    await tasks.remove(2)
+    assert (await tasks.list(TaskQuery(limit=2, count=True))).total == 4
+    page = await tasks.list(TaskQuery(limit=2, count=True))
+    assert (await tasks.list(TaskQuery(limit=2, count=True, cursor=page.next_cursor))).total == 4
+    assert not isinstance((await tasks.list(TaskQuery(limit=2))).total, int)
+
+
+async def test_an_answer_tells_how_new_it_is(tasks: TaskService) -> None:
+    empty = (await tasks.ask(TaskQuery())).at
+    written = await tasks.write(adding("a"))
+    read = await tasks.ask(TaskQuery())
+    assert read.at == written.at != empty
+    assert (await tasks.write(adding("b"))).at != written.at
+    assert read.at
