@@ -17,7 +17,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from taskctl.errors import ConfigError, OutcomeUnknown, Unavailable
+from taskctl.errors import ConfigError, InvalidRequest, OutcomeUnknown, Unavailable
 from taskctl.filters import render
 from taskctl.tasks import (
     And,
@@ -57,9 +57,12 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-class _Answer(NamedTuple):
-    body: bytes
+class Answered(NamedTuple):
+    """An answer as it came."""
+
+    status: int
     headers: Mapping[str, str]
+    body: bytes
 
     @property
     def at(self) -> str:
@@ -199,7 +202,7 @@ class RemoteTasks(TaskService):
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         writes: bool = False,
-    ) -> _Answer:
+    ) -> Answered:
         """Return a good answer. Raises the failure that a problem tells of.
 
         Without an answer it is Unavailable, or, if something may have been written, OutcomeUnknown.
@@ -207,7 +210,7 @@ class RemoteTasks(TaskService):
         loop = asyncio.get_running_loop()
         deadline, doubt = loop.time() + self._timeout, False
 
-        async def once() -> _Answer:
+        async def once() -> Answered:
             nonlocal doubt
             try:
                 return await self._send(method, path, query, headers or {}, body, deadline - loop.time())
@@ -216,7 +219,7 @@ class RemoteTasks(TaskService):
                 raise
 
         try:
-            answer: _Answer = await AsyncRetrying(
+            answer: Answered = await AsyncRetrying(
                 retry=retry_if_exception_type(_Failed),
                 stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(self._timeout),
                 wait=wait_random_exponential(multiplier=0.2, max=2.0),
@@ -236,36 +239,58 @@ class RemoteTasks(TaskService):
         headers: Mapping[str, str],
         body: bytes | None,
         seconds: float,
-    ) -> _Answer:
+    ) -> Answered:
         """Make one attempt. Raises _Failed if another one may do better, else the failure itself."""
         if self._at:
             headers = {**headers, AT: self._at}
-        limits = aiohttp.ClientTimeout(total=max(seconds, 0.01), sock_connect=min(self._timeout, 5.0))
-        try:
-            async with self._session.request(
-                *(method, self._url + path),
-                params=list(query),
-                data=body,
-                headers=headers,
-                allow_redirects=False,
-                timeout=limits,
-            ) as received:
-                answer = _Answer(await received.read(), received.headers)
-        except (TimeoutError, aiohttp.ClientError) as e:
-            why = "has not answered in time" if isinstance(e, TimeoutError) else f"cannot be reached: {_reason(e)}"
-            never_sent = isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL)
-            raise _Failed(Unavailable(f"the server {self._url} {why}"), doubt=not never_sent) from None
-        if received.content_type == PROBLEM:
+        answer = await self._exchange(method, self._url + path, query, headers, body, seconds)
+        kind = answer.headers.get("Content-Type", "").partition(";")[0]
+        if kind == PROBLEM:
             failure = self._decoded(lambda raw: error(msgspec.json.decode(raw)), answer.body)
             if isinstance(failure, OutcomeUnknown) or (isinstance(failure, Unavailable) and failure.retryable):
                 raise _Failed(failure, doubt=isinstance(failure, OutcomeUnknown))
             raise failure
-        if received.status != 200:
-            stranger = self._stranger(f"it answered {received.status}")
-            if received.status in _GATEWAY:  # one that gives up does not say whether the server behind it did
+        if answer.status != 200:
+            stranger = self._stranger(f"it answered {answer.status}")
+            if answer.status in _GATEWAY:  # one that gives up does not say whether the server behind it did
                 raise _Failed(stranger, doubt=True)
             raise stranger
         return answer
+
+    async def _exchange(
+        self,
+        method: str,
+        url: str,
+        query: Sequence[tuple[str, str]],
+        headers: Mapping[str, str],
+        body: bytes | None,
+        seconds: float,
+    ) -> Answered:
+        """Send a request, and return the answer, whatever it is. Raises _Failed if there is none."""
+        limits = aiohttp.ClientTimeout(total=max(seconds, 0.01), sock_connect=min(self._timeout, 5.0))
+        try:
+            async with self._session.request(
+                *(method, url), params=list(query), data=body, headers=headers, allow_redirects=False, timeout=limits
+            ) as received:
+                return Answered(received.status, received.headers, await received.read())
+        except (TimeoutError, aiohttp.ClientError) as e:
+            why = "has not answered in time" if isinstance(e, TimeoutError) else f"cannot be reached: {_reason(e)}"
+            never_sent = isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL)
+            raise _Failed(Unavailable(f"the server {self._url} {why}"), doubt=not never_sent) from None
+
+    async def raw(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answered:
+        """Send any request once, and return the answer, whatever it is. `path` begins below /api/v1.
+
+        Raises Unavailable without an answer; OutcomeUnknown if the method may have changed something; InvalidRequest for what
+        can be no request.
+        """
+        try:
+            return await self._exchange(method, self._url + path, (), headers, body, self._timeout)
+        except _Failed as e:
+            unknown = e.doubt and method not in ("GET", "HEAD", "OPTIONS")
+            raise (OutcomeUnknown(e.failure.detail) if unknown else e.failure) from None
+        except ValueError as e:
+            raise InvalidRequest(f"this cannot be sent: {e}") from None
 
     def _decoded(self, decoder: Callable[[bytes], Answer], body: bytes) -> Answer:
         try:

@@ -306,6 +306,14 @@ def newer(one: str, other: str) -> str:
     return one if comparable and int(seq) > int(other_seq) else other
 
 
+def error_of(body: bytes) -> TaskctlError:
+    """Return the failure that the body of a problem tells of; the root of all failures if it is none of ours."""
+    try:
+        return error(msgspec.json.decode(body))
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+        return TaskctlError("the answer is a problem, but not one of taskctl's")
+
+
 def etag(version: int) -> str:
     """Return the strong ETag (RFC 9110) of a version of a task."""
     return f'"{version}"'

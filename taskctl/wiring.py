@@ -5,20 +5,21 @@ What is slow to import is imported where it is used: a local command needs no ev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from taskctl.config import Loaded, Settings, default_database
-from taskctl.errors import ConfigError, Unavailable
+from taskctl.errors import ConfigError, Unavailable, UsageError
 from taskctl.observe import Observer, ignore
 from taskctl.tasks import Source, TaskService
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from taskctl.remote import Answered
     from taskctl.storage.backup import Counts
     from taskctl.storage.driver import Driver
     from taskctl.storage.libpq import Place
@@ -161,6 +162,21 @@ def run_command(
     from taskctl.storage.sqlite import drive
 
     return drive(local())
+
+
+def call_api(loaded: Loaded, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answered:
+    """Send a request to the server that the settings name, as it is, and return its answer, whatever it is."""
+    import asyncio
+
+    from taskctl.remote import RemoteTasks
+
+    async def call(url: str) -> Answered:
+        async with RemoteTasks.open(url, timeout=loaded.settings.server_timeout) as remote:
+            return await remote.raw(method, path, headers, body)
+
+    if not loaded.remote:
+        raise UsageError("this speaks to a server, and none is named: --server http://HOST:PORT, or TASKCTL_SERVER")
+    return asyncio.run(call(loaded.remote))
 
 
 def database_path(url: str) -> Path:
@@ -322,5 +338,6 @@ async def serve(settings: Settings, *, observer: Observer, started: Callable[[st
         host=settings.host,
         port=settings.port,
         drain_seconds=settings.drain_seconds,
+        observer=observer,
         started=started,
     )

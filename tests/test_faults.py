@@ -352,3 +352,49 @@ async def test_a_stopped_server_does_not_hold_a_workspace(url: str, shell: Shell
                     stop.set()
                 await asyncio.gather(*callers)
     await whole(url)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_what_is_sent_three_times_to_a_server_that_is_killed_happens_once(kind: str, url: str, shell: Shell) -> None:
+    rng = random.Random(6)
+    waiting = [f"key-{n}" for n in range(500)] * 3
+    rng.shuffle(waiting)
+    answers: dict[str, set[int]] = {}
+    kills = 0
+    options = ["--database-url", url] if kind == "postgres" else []
+
+    async def send(session: aiohttp.ClientSession, server: Server) -> None:
+        while waiting and server.process.poll() is None:
+            key = waiting.pop()
+            try:
+                async with session.post(
+                    f"{server.url}/api/v1/tasks", json={"title": key}, headers={"Idempotency-Key": key}
+                ) as answer:
+                    task = await answer.json(content_type=None)
+                    if answer.status == 201:
+                        assert task["title"] == key
+                        answers.setdefault(key, set()).add(task["id"])
+                        continue
+                    assert answer.status == 503, task
+            except aiohttp.ClientError:
+                pass
+            waiting.append(key)
+
+    while waiting:
+        until = len(waiting) - rng.randint(40, 160)
+        with serving(shell, *options) as server:
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as session:
+                callers = [asyncio.ensure_future(send(session, server)) for _ in range(16)]
+                while len(waiting) > max(until, 0) and not all(caller.done() for caller in callers):
+                    await asyncio.wait(callers, timeout=0.005)
+                if waiting:
+                    server.process.kill()
+                    kills += 1
+                await asyncio.gather(*callers)
+    assert kills >= 8
+    assert len(answers) == 500
+    assert all(len(ids) == 1 for ids in answers.values())
+    with serving(shell, *options) as server:
+        async with api_of(server) as api:
+            _, page, _ = await api("GET", "/tasks?limit=1", headers={"Prefer": "count=exact"})
+    assert page["total"] == 500

@@ -18,6 +18,7 @@ _NOUNS: Mapping[str, str] = {
     "stats": "taskctl.cli.stats",
     "serve": "taskctl.cli.serve",
     "db": "taskctl.cli.db",
+    "api": "taskctl.cli.api",
     "version": "taskctl.cli.version",
 }
 

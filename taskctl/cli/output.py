@@ -22,11 +22,11 @@ def show(items: Sequence[Any], settings: Settings, *, one: bool = False) -> None
     """Print tasks, changes or tallies. `one` says that a single thing was asked for, so that JSON is an object."""
     match settings.output:
         case "json":
-            _write(encode(items[0] if one else items) + b"\n")
+            show_bytes(encode(items[0] if one else items) + b"\n")
         case "ndjson":
-            _write(b"".join(encode(item) + b"\n" for item in items))
+            show_bytes(b"".join(encode(item) + b"\n" for item in items))
         case "ids":
-            _write("".join(f"{_id(item)}\n" for item in items).encode())
+            show_bytes("".join(f"{_id(item)}\n" for item in items).encode())
         case "table":
             _table(items, settings)
 
@@ -43,41 +43,42 @@ def show_details(tasks: Sequence[Task], settings: Settings, *, one: bool) -> Non
         if task.description:
             lines.append("\n" + "\n".join(_CONTROL.sub(" ", text) for text in task.description.splitlines()))
         blocks.append("\n".join(lines) + "\n")
-    _write("\n".join(blocks).encode())
+    show_bytes("\n".join(blocks).encode())
 
 
 def show_stats(stats: Stats, settings: Settings) -> None:
     """Print the workspace in numbers."""
     match settings.output:
         case "json" | "ndjson":
-            _write(encode(stats) + b"\n")
+            show_bytes(encode(stats) + b"\n")
         case "ids":
             raise UsageError("there are no ids in numbers; -o table or -o json was expected")
         case "table":
             lines = [f"{name.replace('_', ' '):<12} {count:>7}" for name, count in stats.counts.items()]
             lines.append(f"{'overdue':<12} {stats.overdue:>7}")
             lines += ["", *(f"{day.date:%Y-%m-%d}   {day.count:>7} done" for day in stats.done_per_day if day.count)]
-            _write(("\n".join(lines).rstrip() + "\n").encode())
+            show_bytes(("\n".join(lines).rstrip() + "\n").encode())
 
 
 def show_object(value: dict[str, Any], settings: Settings) -> None:
     """Print names and values."""
     match settings.output:
         case "json" | "ndjson":
-            _write(encode(value) + b"\n")
+            show_bytes(encode(value) + b"\n")
         case "ids":
             raise UsageError("there are no ids here; -o table or -o json was expected")
         case "table":
             width = max(map(len, value))
-            _write("".join(f"{name:<{width}}  {_cell(what)}\n" for name, what in value.items()).encode())
+            show_bytes("".join(f"{name:<{width}}  {_cell(what)}\n" for name, what in value.items()).encode())
 
 
 def show_lines(lines: Iterable[str]) -> None:
     """Print what a command did, a line for each."""
-    _write("".join(f"{_CONTROL.sub(' ', line)}\n" for line in lines).encode("utf-8", "backslashreplace"))
+    show_bytes("".join(f"{_CONTROL.sub(' ', line)}\n" for line in lines).encode("utf-8", "backslashreplace"))
 
 
-def _write(data: bytes) -> None:
+def show_bytes(data: bytes) -> None:
+    """Print what is to be printed as it is."""
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
 
@@ -130,7 +131,7 @@ def _table(items: Sequence[Any], settings: Settings) -> None:
     if sys.stdout.isatty():
         _draw(names, headings, rows, items, settings)
     else:
-        _write(_columns(names, headings, rows).encode())
+        show_bytes(_columns(names, headings, rows).encode())
 
 
 def _change(change: Change) -> list[str]:

@@ -1,0 +1,63 @@
+"""`taskctl api`: any request to a server, for what has no command of its own."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taskctl import wiring
+from taskctl.cli.call import Call, command
+from taskctl.cli.output import show_bytes
+from taskctl.errors import UsageError
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@command(app)
+def api(
+    call: Call,
+    method: Annotated[str, typer.Argument(help="GET, POST, PUT, PATCH, DELETE or HEAD.")],
+    path: Annotated[str, typer.Argument(help="Below /api/v1, as /tasks?limit=5.")],
+    data: Annotated[str | None, typer.Option("--data", "-d", help="The body; @FILE reads it from a file, - from stdin.")] = None,
+    header: Annotated[list[str] | None, typer.Option("--header", "-H", help="A header, as 'If-Match: \"3\"'.")] = None,
+    include: Annotated[bool, typer.Option("--include", "-i", help="Print the status and the headers, too.")] = False,
+) -> None:
+    """Send a request to a server, and print its answer as it comes."""
+    from taskctl.wire import PROBLEM, error_of
+
+    headers = dict(map(_header, header or []))
+    body = _body(data)
+    if body is not None and "content-type" not in {name.lower() for name in headers}:
+        headers["Content-Type"] = "application/json"
+    answer = wiring.call_api(call.loaded, method.upper(), "/" + path.removeprefix("/api/v1").lstrip("/"), headers, body)
+    if include:
+        lines = [f"HTTP {answer.status}", *(f"{name}: {value}" for name, value in answer.headers.items()), ""]
+        show_bytes("".join(f"{line}\n" for line in lines).encode())
+    if answer.headers.get("Content-Type", "").startswith(PROBLEM):
+        raise error_of(answer.body)
+    show_bytes(answer.body)
+    if answer.body and not answer.body.endswith(b"\n"):
+        show_bytes(b"\n")
+    if answer.status >= 400:
+        raise typer.Exit(1)
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip() or set("\r\n") & set(text):
+        raise UsageError(f"{text!r} is not a header; NAME: VALUE was expected")
+    return name.strip(), value.strip()
+
+
+def _body(data: str | None) -> bytes | None:
+    if data is None:
+        return None
+    if data == "-":
+        return sys.stdin.buffer.read()
+    if not data.startswith("@"):
+        return data.encode("utf-8", "surrogateescape")
+    try:
+        return Path(data[1:]).read_bytes()
+    except OSError as e:
+        raise UsageError(f"{data[1:]} cannot be read: {e.strerror}") from None
