@@ -13,13 +13,13 @@ help: ## Show this list
 run: $(VENV)/run.stamp ## Serve the API on 127.0.0.1:8080, on the SQLite file of `taskctl task`
 	$(BIN)/taskctl serve || test $$? -eq 130 # ctrl-C is how it is meant to end
 
-test: $(VENV)/dev.stamp ## Run the test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/dev.stamp $(VENV)/tools.stamp ## Run the test suite
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 test-faults: $(VENV)/dev.stamp ## Run the slow tests that kill and stop real processes
 	$(BIN)/python -m pytest -m faults
 
-fuzz: $(VENV)/dev.stamp ## Run the property tests with many more examples
+fuzz: $(VENV)/dev.stamp $(VENV)/tools.stamp ## Run the property tests with many more examples
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis --timeout 3600
 
 check: $(VENV)/dev.stamp ## Lint, check formats and types, and who imports whom
@@ -54,3 +54,8 @@ $(VENV)/dev.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/run.stamp
+
+$(VENV)/tools.stamp: tests/tools.txt $(VENV)/dev.stamp
+	$(PYTHON) -m venv $(VENV)/tools
+	$(VENV)/tools/bin/pip install --quiet --requirement tests/tools.txt
+	touch $@

@@ -8,7 +8,7 @@ database), so they are all checked here, and only here.
 import re
 import unicodedata
 from abc import ABC
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -108,7 +108,7 @@ def project(value: object) -> str | None:
 
 def labels(value: object) -> tuple[str, ...]:
     """Return the labels as a set does: each once, sorted by code point; at most 50, each of 1 to 60 characters."""
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise Refused("type", f"must be a list of texts, not {_kind(value)}")
     found = set()
     for position, label in enumerate(value):

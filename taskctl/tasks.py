@@ -189,10 +189,20 @@ def require_equal(task: Task, expected: Mapping[str, Any]) -> None:
     errors = [
         FieldError(f"/{name}", "read_only", f"{name} cannot be set, and is not as it is in the task")
         for name, value in sorted(expected.items())
-        if value != own[name] or type(value) is not type(own[name])
+        if not _same(name, value, own[name])
     ]
     if errors:
         raise InvalidTask("; ".join(e.detail for e in errors), errors=errors)
+
+
+def _same(name: str, value: object, own: object) -> bool:
+    """Return whether a member that came along is the task's own. An instant may be written in other ways."""
+    if name.endswith("_at") and isinstance(value, str) and isinstance(own, str):
+        try:
+            return datetime.fromisoformat(value) == datetime.fromisoformat(own)
+        except (ValueError, TypeError):  # no instant, or one without its zone
+            return False
+    return value == own and type(value) is type(own)
 
 
 # ---------------------------------------------------------------------------------------------------------------- writing
@@ -303,6 +313,8 @@ class Match(msgspec.Struct, frozen=True, tag=True):
 
     def __post_init__(self) -> None:
         _some(self.values)
+        if any(isinstance(value, str) and "\0" in value for value in self.values):
+            raise InvalidRequest(f"no {self.field} has a NUL in it")
 
 
 class Compare(msgspec.Struct, frozen=True, tag=True):

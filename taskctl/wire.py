@@ -60,7 +60,7 @@ def strict_json(body: bytes) -> Any:
     encodings than UTF-8, and depths over 32.
     """
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_number)
     except UnicodeDecodeError as e:
         raise InvalidRequest(f"the body is not UTF-8 (at byte {e.start})") from None
     except json.JSONDecodeError as e:
@@ -90,6 +90,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
         raise InvalidRequest(f"the body names {twice!r} twice in one object")
     return found
+
+
+def _number(text: str) -> float | int:
+    """Return a number; a whole one as such, however it is written: to JSON, 7.0 is 7."""
+    number = float(text)
+    return int(number) if abs(number) <= 2**53 and number.is_integer() else number
 
 
 def _no_constant(name: str) -> None:
@@ -231,12 +237,16 @@ def encode_changeset(changes: Changeset) -> bytes:
 
 
 class OperationAnswer(msgspec.Struct, omit_defaults=True):
+    """What became of an operation of a batch: the task, if there is one now, or the problem."""
+
     status: int
     task: Task | None = None
     problem: dict[str, Any] | None = None
 
 
 class BatchAnswer(msgspec.Struct):
+    """What became of a batch: a result for each operation, in their order. `seq` is the log's head after it."""
+
     changeset: UUID
     seq: int
     results: list[OperationAnswer]

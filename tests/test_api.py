@@ -245,3 +245,12 @@ async def test_dry_runs_fail_as_the_writes_would(api: Api) -> None:
     await problem_of(await api.delete("/api/v1/tasks/2", params=dry), 404, "task_not_found")
     await problem_of(await api.post("/api/v1/tasks", json={}, params=dry), 422, "invalid_task")
     await problem_of(await api.post("/api/v1/tasks", json={"title": "x"}, params={"dry_run": "maybe"}), 400, "invalid_request")
+
+
+async def test_instants_that_come_along_may_be_written_in_other_ways(api: Api) -> None:
+    task = await added(api)
+    same = {"created_at": task["created_at"].replace("Z", "+00:00"), "version": 1, "completed_at": None}
+    assert (await api.patch("/api/v1/tasks/1", json={**same, "title": "b"})).status == 200
+    for other in ("2020-01-01T00:00:00Z", task["created_at"].rstrip("Z"), "x", None, 7):
+        answer = await api.patch("/api/v1/tasks/1", json={"created_at": other, "title": "c"})
+        assert pointers(await problem_of(answer, 422, "invalid_task")) == [("/created_at", "read_only")]

@@ -140,7 +140,7 @@ async def test_a_stale_operation_of_an_atomic_batch_tells_the_version_of_now(api
         {"operations": [{"op": "edit", "id": True, "patch": {}}]},
         {"operations": [{"op": "edit", "id": "abc", "patch": {}}]},
         {"operations": [{"op": "remove", "id": 1, "if_version": "1"}]},
-        {"operations": [{"op": "remove", "id": 1, "if_version": 1.0}]},
+        {"operations": [{"op": "remove", "id": 1, "if_version": 1.5}]},
         {"operations": [{"op": "remove", "id": 1, "if_version": True}]},
         {"operations": [{"op": "remove", "id": 1, "patch": {}}]},
     ],

@@ -118,6 +118,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
     ("labels", b"home", "/labels", "type"),
     ("labels", None, "/labels", "type"),
     ("labels", 5, "/labels", "type"),
+    ("labels", {"home": True}, "/labels", "type"),
     ("labels", ["a", ""], "/labels/1", "empty"),
     ("labels", ["l" * 61], "/labels/0", "length"),
     ("labels", ["a", "b", None], "/labels/2", "type"),

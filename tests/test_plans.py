@@ -27,6 +27,8 @@ from taskctl.storage.sqlite import InlineSqlite
 from taskctl.wiring import _file, _postgres, upgrade
 from tests.postgres import ask, empty_database
 
+pytestmark = pytest.mark.xdist_group("plans")  # the databases take half a minute to fill, and are filled once
+
 TASKS = 100_000
 PAGE_ROWS = 500
 """A page of 50 of any of `SHAPES` reads no more rows."""
@@ -304,14 +306,14 @@ def measured(database: str) -> dict[Shape, Reads]:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_page_reads_few_rows(measured: dict[Shape, Reads], shape: Shape) -> None:
     first, later, scans = measured[shape]
-    assert scans == []
+    assert set(scans) <= {"meta"}  # which has one row
     assert max(first, later or 0) <= PAGE_ROWS
 
 
 @pytest.mark.parametrize("shape", LARGER, ids=str)
 def test_what_is_neither_near_nor_rare_reads_more(database: str, measured: dict[Shape, Reads], shape: Shape) -> None:
     first, later, scans = measured[shape]
-    assert scans == []
+    assert set(scans) <= {"meta"}  # which has one row
     assert max(first, later or 0) <= LARGER[shape][database == "postgres"]
 
 

@@ -37,6 +37,8 @@ async def main() -> None:
         async with aiohttp.ClientSession() as session:
             async with session.post(f"{base}/todo/api/v1/tasks", json={"title": "Mounted"}) as answer:
                 print(answer.status, answer.headers["Location"])
+            async with session.get(f"{base}/todo/docs/swagger-ui-bundle.js") as answer:
+                print(answer.status, len(await answer.read()) > 1_000_000)
             async with session.get(base) as answer:
                 print(await answer.text())
         await runner.cleanup()
@@ -74,7 +76,7 @@ def test_the_script_of_the_readme_runs_and_type_checks(run: Callable[..., str]) 
 
 
 def test_the_application_answers_under_a_prefix_and_leaves_the_outer_one_alone(run: Callable[..., str]) -> None:
-    assert run("python", "-", text=MOUNTED) == "201 /todo/api/v1/tasks/1\nof the outer application\nTrue 1\n"
+    assert run("python", "-", text=MOUNTED) == "201 /todo/api/v1/tasks/1\n200 True\nof the outer application\nTrue 1\n"
 
 
 def test_the_command_and_its_migrations_are_there(run: Callable[..., str]) -> None:

@@ -5,7 +5,8 @@ import platform
 from aiohttp import web
 
 from taskctl import __version__
-from taskctl.errors import Unavailable
+from taskctl.errors import SchemaOutdated, TaskctlError, Unavailable
+from taskctl.server.openapi import TEXT, answer, operation, parameter
 from taskctl.server.requests import STATE, tasks_of
 from taskctl.wire import encode
 
@@ -19,11 +20,19 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
+@operation("livez", "server", answers={200: answer("It runs.", TEXT)})
 async def livez(_: web.Request) -> web.Response:
     """Say that the process runs. It depends on nothing: a restart would not mend a dependency."""
     return web.Response(text="ok\n")
 
 
+@operation(
+    "readyz",
+    "server",
+    parameter("verbose", {"type": "string"}, "Name each thing that it depends on; a value means nothing."),
+    answers={200: answer("It is ready.", TEXT)},
+    fails=[Unavailable, SchemaOutdated, TaskctlError],
+)
 async def readyz(request: web.Request) -> web.Response:
     """Say whether requests are welcome; `?verbose` names each thing that it depends on."""
     if request.app[STATE].draining:
@@ -32,6 +41,7 @@ async def readyz(request: web.Request) -> web.Response:
     return web.Response(text="database ok\nok\n" if "verbose" in request.query else "ok\n")
 
 
+@operation("version", "server", answers={200: answer("Its version.", "Version")})
 async def version(_: web.Request) -> web.Response:
     """Say which taskctl this is."""
     body = encode({"version": __version__, "python": platform.python_version()})

@@ -79,12 +79,10 @@ class Parameters:
 
     def __init__(self, request: web.Request, *allowed: str) -> None:
         self._query = request.query
-        for name, value in self._query.items():
+        for name in self._query:
             if name not in allowed:
                 known = f"there are {', '.join(allowed)}" if allowed else "there are none here"
                 raise InvalidRequest(f"there is no parameter {name!r}; {known}", parameter=name)
-            if "\0" in value:
-                raise InvalidRequest(f"{name} has a NUL (%00) in it", parameter=name)
 
     def many(self, name: str) -> list[str]:
         """Return all values of a parameter that may be repeated."""
@@ -119,7 +117,10 @@ class Parameters:
         raise InvalidRequest(f"{name} must be true or false", parameter=name)
 
 
-_PREFERENCE = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(?:"([^"\\]*)"|([^",;\s]*)))?\s*(?:;[^,]*)?(?:,|$)')
+# Possessive and tied to the commas, so that it takes no longer for a header that was made to take long.
+_PREFERENCE = re.compile(
+    r'(?:^|(?<=,))\s*+([!#$%&\'*+.^_`|~0-9A-Za-z-]++)\s*+(?:=\s*+(?:"([^"\\]*+)"|([^",;\s]*+)))?+\s*+(?:;[^,]*+)?+(?:,|$)'
+)
 
 
 class Preferences:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from aiohttp import web
 
 from taskctl.errors import Unavailable
+from taskctl.observe import Observer
+from taskctl.server.edge import Connection
 from taskctl.server.requests import STATE
 
-KEEP_ALIVE_SECONDS = 75.0
 LINGER_SECONDS = 0.5
 """After the listening socket is closed: requests that were on their way into accepted connections still arrive."""
 STOP_SECONDS = 30.0
@@ -20,7 +21,9 @@ HURRY_SECONDS = 1.0
 """The same, when somebody waits at a terminal."""
 
 
-async def serve(app: web.Application, *, host: str, port: int, drain_seconds: float, started: Callable[[str], None]) -> bool:
+async def serve(
+    app: web.Application, *, host: str, port: int, drain_seconds: float, observer: Observer, started: Callable[[str], None]
+) -> bool:
     """Serve until SIGTERM or SIGINT, and return whether it was SIGINT.
 
     started: is called with the server's URL when it listens. SIGTERM makes it unready, goes on accepting for
@@ -29,29 +32,27 @@ async def serve(app: web.Application, *, host: str, port: int, drain_seconds: fl
 
     Raises Unavailable if the address cannot be listened on.
     """
-    runner = web.AppRunner(
-        app, handle_signals=False, access_log=None, keepalive_timeout=KEEP_ALIVE_SECONDS, shutdown_timeout=STOP_SECONDS
-    )
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=STOP_SECONDS)
     stop: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda number: None if stop.done() else stop.set_result(number), number)
     try:
         await runner.setup()
-        site = web.TCPSite(runner, host, port)
+        server = runner.server
+        assert server is not None
         try:
-            await site.start()
+            listening = await loop.create_server(lambda: Connection(server, observer), host, port, backlog=128)
         except OSError as e:
             raise Unavailable(f"cannot listen on {host} port {port}: {e.strerror}") from e
-        started(f"http://{_authority(runner.addresses[0])}")
+        started(f"http://{_authority(listening.sockets[0].getsockname())}")
         interrupted = await stop == signal.SIGINT
         app[STATE].draining = True
         if not interrupted:
             await asyncio.sleep(drain_seconds)
-        await site.stop()
+        listening.close()
         if interrupted:
-            assert runner.server is not None
-            await runner.server.shutdown(HURRY_SECONDS)
+            await server.shutdown(HURRY_SECONDS)
         else:
             await asyncio.sleep(LINGER_SECONDS)
             # cleanup() no longer listens to clients that are still sending, so wait for these here.

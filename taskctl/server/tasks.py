@@ -8,7 +8,7 @@ from aiohttp import web
 
 from taskctl import fields
 from taskctl.errors import Conflict, InvalidFilter, InvalidRequest, StaleTask, TaskctlError, TaskNotFound
-from taskctl.filters import LENGTH_MAX, TERMS_MAX, parse_filter, parse_words, when, zone_of
+from taskctl.filters import TERMS_MAX, parse_filter, parse_words, when, zone_of
 from taskctl.server import shapes
 from taskctl.server.openapi import CURSOR, ID, IF_MATCH, IF_NONE_MATCH, MERGE_PATCH, answer, operation, parameter, prefer, whole
 from taskctl.server.requests import AT, Parameters, Preferences, idempotency_key, json_body, now, tasks_of, versions
@@ -66,8 +66,8 @@ def routes() -> list[web.RouteDef]:
     parameter("due_before", shapes.WHEN, "Due before this; as in a filter, it may also be `tomorrow`, `fri` or `+3d`."),
     parameter("due_after", shapes.WHEN, "Due after this."),
     parameter("overdue", {"type": "boolean"}, "Open and past its due, or not."),
-    parameter("q", {"type": "string", "maxLength": LENGTH_MAX}, "Words of the title or the description.", example="milk"),
-    parameter("filter", {"type": "string", "maxLength": LENGTH_MAX}, "The filter language.", example="status:todo due<+3d milk"),
+    parameter("q", shapes.WORDS, "Words of the title or the description.", example="milk"),
+    parameter("filter", shapes.FILTER, "The filter language.", example="status:todo due<+3d milk"),
     parameter("sort", shapes.SORT, "Names of fields, `-` before one for descending.", example="-priority,due"),
     _LIMIT,
     CURSOR,
@@ -134,7 +134,7 @@ def _condition(given: Parameters, zone: str) -> Condition | None:
             "It is added; the body is left out with `Prefer: return=minimal`.",
             "Task",
             *("ETag", "Location"),
-            links=("getTask", "editTask", "replaceTask", "removeTask", "taskHistory"),
+            links=("getTask", "editTask", "replaceTask", "removeTask"),
         ),
         200: answer("With `dry_run`: the task as it would be.", "Task", "ETag"),
     },

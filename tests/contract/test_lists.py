@@ -19,6 +19,7 @@ from taskctl import (
     TaskService,
     parse_filter,
 )
+from taskctl.tasks import Match
 from tests.contract.told import Told, failure_of
 
 Ask = Callable[[str | None, int], Awaitable[Page[Any]]]
@@ -337,3 +338,9 @@ async def test_days_are_those_of_the_readers_zone(tasks: TaskService) -> None:
     for zone, found in (("UTC", [1, 2]), ("Europe/Berlin", [2]), ("America/New_York", [1, 2, 3])):
         page = await tasks.list(TaskQuery(where=where, zone=zone, sort=("id",)))
         assert [task.id for task in page.items] == found
+
+
+async def test_a_nul_is_refused_before_a_database_sees_it(tasks: TaskService) -> None:
+    for field in ("label", "project"):
+        with pytest.raises(InvalidRequest, match="NUL"):
+            await tasks.list(TaskQuery(where=Match(field, ("a\0b",))))

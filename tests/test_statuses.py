@@ -1,0 +1,271 @@
+"""Every status that every operation can give, each brought about. docs/statuses.md, the table of them, is held equal here."""
+
+import asyncio
+import io
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import pytest
+from aiohttp import ClientResponse
+from pytest_aiohttp import AiohttpClient
+
+from taskctl import Changeset, IdempotencyKey, Settings, TaskctlError, TaskService, Unavailable, create_app
+from taskctl.errors import StorageFull
+from taskctl.observe import ignore
+from taskctl.server import requests
+from taskctl.server.app import make_app
+from taskctl.tasks import Query, Read, Source, T, Written
+from tests.support import Api, Server, Shell, problem_of
+
+DOCS = Path(__file__).parent.parent / "docs" / "statuses.md"
+WHOLE: dict[str, Any] = {
+    **dict.fromkeys(("description", "project", "due")),
+    "title": "whole",
+    "status": "todo",
+    "priority": "low",
+    "labels": [],
+}
+
+
+class Call(NamedTuple):
+    """A request that succeeds, where the task 1 is there."""
+
+    method: str
+    path: str
+    body: Any = None
+
+
+CALLS = {
+    "listTasks": Call("GET", "/api/v1/tasks"),
+    "addTask": Call("POST", "/api/v1/tasks", {"title": "new"}),
+    "getTask": Call("GET", "/api/v1/tasks/1"),
+    "headTask": Call("HEAD", "/api/v1/tasks/1"),
+    "replaceTask": Call("PUT", "/api/v1/tasks/1", WHOLE),
+    "editTask": Call("PATCH", "/api/v1/tasks/1", {"title": "changed"}),
+    "removeTask": Call("DELETE", "/api/v1/tasks/1"),
+    "taskHistory": Call("GET", "/api/v1/tasks/1/history"),
+    "writeBatch": Call("POST", "/api/v1/batch", {"operations": [{"op": "edit", "id": 1, "patch": {"title": "changed"}}]}),
+    "listChanges": Call("GET", "/api/v1/changes"),
+    "listProjects": Call("GET", "/api/v1/projects"),
+    "listLabels": Call("GET", "/api/v1/labels"),
+    "getStats": Call("GET", "/api/v1/stats"),
+    "livez": Call("GET", "/livez"),
+    "readyz": Call("GET", "/readyz"),
+    "version": Call("GET", "/version"),
+    "getOpenapi": Call("GET", "/openapi.json"),
+    "getDocs": Call("GET", "/docs"),
+}
+WITH_BODY = {name for name, call in CALLS.items() if call.body is not None}
+WRITES = {*WITH_BODY, "removeTask"}
+ON_DATA = {name for name, call in CALLS.items() if "/api/v1/" in call.path} | {"readyz"}
+ON_API = ON_DATA - {"readyz"}
+ON_ONE = {name for name, call in CALLS.items() if "/tasks/1" in call.path}
+CACHEABLE = {"getTask", "headTask", "getOpenapi", "getDocs"}
+
+
+def cells() -> Iterator[tuple[str, int]]:
+    """Return every operation with every status that it is known to give."""
+    good = {"addTask": (201, 200), "removeTask": (204,), "replaceTask": (200, 204), "editTask": (200, 204)}
+    statuses: dict[int, set[str]] = {
+        304: CACHEABLE,
+        400: ON_API,
+        404: {*ON_ONE, "writeBatch"},
+        408: WITH_BODY,
+        409: WITH_BODY,
+        410: {"listChanges"},
+        412: {"replaceTask", "editTask", "removeTask", "writeBatch"},
+        413: WITH_BODY,
+        415: WITH_BODY,
+        422: WRITES,
+        431: set(CALLS),
+        500: ON_DATA,
+        503: ON_DATA,
+        507: WRITES,
+    }
+    for name in CALLS:
+        for status in good.get(name, (200,)):
+            yield name, status
+        for status, names in statuses.items():
+            if name in names:
+                yield name, status
+
+
+class Failing(TaskService):
+    """A service in which everything fails in one way."""
+
+    def __init__(self, failure: Exception) -> None:
+        self._failure = failure
+
+    async def ask(self, query: Query[T]) -> Read[T]:
+        raise self._failure
+
+    async def write(self, changes: Changeset, *, key: IdempotencyKey | None = None) -> Written:
+        raise self._failure
+
+    async def ready(self) -> None:
+        raise self._failure
+
+    def scoped(self, *, actor: str | None, source: Source) -> Self:
+        return self
+
+
+FAILURES: dict[int, Exception] = {
+    500: RuntimeError("nobody foresaw this"),
+    503: Unavailable("the database is away"),
+    507: StorageFull("the disk is full"),
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(Shell(tmp_path_factory.mktemp("home"))) as found:
+        yield found
+
+
+@pytest.fixture
+async def client(aiohttp_client: AiohttpClient, tmp_path: Path) -> Callable[[int], Any]:
+    """Return what makes a client of an application that is fit for a status."""
+
+    async def make(status: int) -> Api:
+        if status not in FAILURES:
+            api: Api = await aiohttp_client(create_app(Settings(database_url=f"sqlite:///{tmp_path}/tasks.db")))
+            assert (await api.post("/api/v1/tasks", json={"title": "first"})).status == 201
+            return api
+
+        @asynccontextmanager
+        async def failing() -> AsyncIterator[TaskService]:
+            yield Failing(FAILURES[status])
+
+        return await aiohttp_client(make_app(failing, ignore))
+
+    return make
+
+
+async def slowly() -> AsyncIterator[bytes]:
+    yield b"{"
+    await asyncio.Event().wait()
+
+
+async def bring_about(api: Api, name: str, status: int) -> ClientResponse:
+    """Send what this operation answers with this status."""
+    method, path, body = CALLS[name]
+    more: dict[str, Any] = {} if body is None else {"json": body}
+    headers: dict[str, str] = {}
+    match name, status:
+        case _, 304:
+            headers["If-None-Match"] = (await api.get(path)).headers["ETag"]
+        case "addTask", 200:
+            path += "?dry_run=true"
+        case "replaceTask" | "editTask", 204:
+            headers["Prefer"] = "return=minimal"
+        case _, 400:
+            path += "?nonsense=1"
+        case "writeBatch", 404:
+            more["json"] = {"operations": [{"op": "remove", "id": 99}]}
+        case _, 404:
+            path = path.replace("/1", "/99")
+        case _, 408:
+            more = {"data": slowly()}
+            headers["Content-Type"] = "application/json"
+        case "addTask", 409:
+            uid = (await (await api.get("/api/v1/tasks/1")).json())["uid"]
+            more["json"] = {"title": "again", "uid": uid}
+        case "writeBatch", 409:
+            states = ("done", "cancelled")
+            more["json"] = {"operations": [{"op": "edit", "id": 1, "patch": {"status": state}} for state in states]}
+        case _, 409:
+            await api.patch("/api/v1/tasks/1", json={"status": "done"})
+            more["json"] = {**body, "status": "in_progress"}
+        case _, 410:
+            path += "?since=99"
+        case "writeBatch", 412:
+            more["json"] = {"operations": [{"op": "remove", "id": 1, "if_version": 7}]}
+        case _, 412:
+            headers["If-Match"] = '"7"'
+        case _, 413:
+            more = {"data": io.BytesIO(b'"%s"' % (b"x" * requests.BODY_MAX))}
+            headers["Content-Type"] = "application/json"
+        case _, 415:
+            more = {"data": json.dumps(body)}
+            headers["Content-Type"] = "text/plain"
+        case "removeTask", 422:
+            headers["Idempotency-Key"] = "used"
+            await api.post("/api/v1/tasks", json={"title": "other"}, headers=headers)
+        case "writeBatch", 422:
+            more["json"] = {"operations": [{"op": "add", "task": {"title": ""}}]}
+        case _, 422:
+            more["json"] = {**body, "title": ""}
+        case _:
+            pass
+    return await api.request(method, path, headers=headers, **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [pytest.param(*cell, id="{}-{}".format(*cell)) for cell in cells() if cell[1] != 431]
+)
+async def test_a_status(
+    client: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, status: int
+) -> None:
+    if status == 408:
+        monkeypatch.setattr(requests, "BODY_SECONDS", 0.05)
+    api = await client(status)
+    answer = await bring_about(api, name, status)
+    assert answer.status == status
+    assert answer.headers["X-Request-Id"]
+    if status < 400:
+        await answer.read()
+    elif CALLS[name].method != "HEAD":
+        codes = {cls.code for cls in known_failures() if cls.status == status}
+        problem = json.loads(await answer.read())
+        assert problem["code"] in codes
+        await problem_of(answer, status, problem["code"])
+    assert ("Retry-After" in answer.headers) == (status in (503, 507))
+    assert bool(caplog.records) == (status == 500)
+
+
+def known_failures() -> list[type[TaskctlError]]:
+    found = [TaskctlError]
+    for cls in found:
+        found += cls.__subclasses__()
+    return found
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, id=f"{name}-431") for name in CALLS])
+async def test_a_header_that_is_too_long(server: Server, name: str) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    method, path, _ = CALLS[name]
+    writer.write(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nX-Long: {'x' * 200_000}\r\n\r\n".encode())
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert head.split(b" ", 2)[1] == b"431"
+    assert json.loads(body)["code"] == "headers_too_large"
+    writer.close()
+    await writer.wait_closed()
+
+
+def table() -> dict[str, set[int]]:
+    """Return the table of the docs: the statuses of each operation."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in DOCS.read_text().splitlines() if line.startswith("|")
+    ]
+    statuses = [int(cell) for cell in rows[0][1:]]
+    return {row[0].strip("`"): {s for s, cell in zip(statuses, row[1:], strict=True) if cell} for row in rows[2:]}
+
+
+async def test_the_docs_the_document_and_the_tests_name_the_same(client: Callable[[int], Any]) -> None:
+    document = await (await (await client(200)).get("/openapi.json")).json()
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    described = {one["operationId"]: {int(status) for status in one["responses"] if status != "default"} for one in operations}
+    tested: dict[str, set[int]] = {}
+    for name, status in cells():
+        tested.setdefault(name, set()).add(status)
+    assert described == tested
+    assert table() == tested
+    assert set(re.findall(r"test_\w+", DOCS.read_text())) - {"test_statuses"} == {
+        "test_a_status",
+        "test_a_header_that_is_too_long",
+    }
