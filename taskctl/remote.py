@@ -11,13 +11,13 @@ import aiohttp
 import msgspec
 from tenacity import (
     AsyncRetrying,
+    RetryCallState,
     retry_if_exception_type,
-    stop_after_attempt,
     stop_before_delay,
     wait_random_exponential,
 )
 
-from taskctl.errors import ConfigError, InvalidRequest, OutcomeUnknown, Unavailable
+from taskctl.errors import ConfigError, InvalidRequest, OutcomeUnknown, TaskctlError, Unavailable
 from taskctl.filters import render
 from taskctl.tasks import (
     And,
@@ -49,9 +49,12 @@ from taskctl.wire import PROBLEM, decode, decode_written, encode_changeset, erro
 PAGE_MAX = 200
 """What a server gives at once; longer lists are asked for page by page."""
 
-ATTEMPTS = 4
+PATIENCE_SECONDS = 3.0
+"""How long after the first attempt another one may begin: enough for a server that is started anew."""
 AT = "X-Taskctl-Seq"
-_GATEWAY = (502, 503, 504)
+FIELD_MAX = 256 * 1024
+"""The longest header that is read: a `Link` has the whole address of the next page in it, and a filter can be long."""
+_BESIDE = ("/livez", "/readyz", "/version", "/openapi.json", "/docs", "/metrics")
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -70,12 +73,16 @@ class Answered(NamedTuple):
 
 
 class _Failed(Exception):
-    """There was no good answer, and another attempt may get one. doubt: the server may have done what it was asked for."""
+    """There was no good answer, and another attempt may get one.
 
-    def __init__(self, failure: Unavailable, *, doubt: bool) -> None:
+    doubt: the server may have done what it was asked for. told: the failure is the server's own.
+    """
+
+    def __init__(self, failure: TaskctlError, *, doubt: bool, told: bool = False) -> None:
         super().__init__(failure.detail)
         self.failure = failure
         self.doubt = doubt
+        self.told = told
 
 
 class RemoteTasks(TaskService):
@@ -96,7 +103,7 @@ class RemoteTasks(TaskService):
     async def open(cls, url: str, *, timeout: float) -> AsyncIterator[Self]:
         """Open the connections to a server. Raises ConfigError for an address that is none."""
         base = _base(url)
-        async with aiohttp.ClientSession(raise_for_status=False) as session:
+        async with aiohttp.ClientSession(raise_for_status=False, max_field_size=FIELD_MAX) as session:
             yield cls(session, base, timeout=timeout)
 
     def scoped(self, *, actor: str | None, source: Source) -> Self:
@@ -213,7 +220,8 @@ class RemoteTasks(TaskService):
         async def once() -> Answered:
             nonlocal doubt
             try:
-                return await self._send(method, path, query, headers or {}, body, deadline - loop.time())
+                # Half of the time that is left: after a server that has fallen silent, another one may answer.
+                return await self._send(method, path, query, headers or {}, body, (deadline - loop.time()) / 2)
             except _Failed as e:
                 doubt = doubt or (writes and e.doubt)
                 raise
@@ -221,12 +229,16 @@ class RemoteTasks(TaskService):
         try:
             answer: Answered = await AsyncRetrying(
                 retry=retry_if_exception_type(_Failed),
-                stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(self._timeout),
-                wait=wait_random_exponential(multiplier=0.2, max=2.0),
+                stop=stop_before_delay(min(self._timeout, PATIENCE_SECONDS)),
+                wait=_wait,
                 reraise=True,
             )(once)
         except _Failed as e:
             raise (OutcomeUnknown(e.failure.detail) if doubt else e.failure) from None
+        except TaskctlError as e:
+            if doubt and e.status >= 500:  # it tells of this attempt, and not of the one before
+                raise OutcomeUnknown(e.detail) from None
+            raise
         if answer.at:
             self._at = newer(self._at, answer.at)
         return answer
@@ -247,12 +259,12 @@ class RemoteTasks(TaskService):
         kind = answer.headers.get("Content-Type", "").partition(";")[0]
         if kind == PROBLEM:
             failure = self._decoded(lambda raw: error(msgspec.json.decode(raw)), answer.body)
-            if isinstance(failure, OutcomeUnknown) or (isinstance(failure, Unavailable) and failure.retryable):
-                raise _Failed(failure, doubt=isinstance(failure, OutcomeUnknown))
+            if isinstance(failure, OutcomeUnknown) or failure.retryable:
+                raise _Failed(failure, doubt=isinstance(failure, OutcomeUnknown), told=True)
             raise failure
         if answer.status != 200:
             stranger = self._stranger(f"it answered {answer.status}")
-            if answer.status in _GATEWAY:  # one that gives up does not say whether the server behind it did
+            if answer.status >= 500:  # a gateway that gives up does not say whether the server behind it did
                 raise _Failed(stranger, doubt=True)
             raise stranger
         return answer
@@ -262,7 +274,7 @@ class RemoteTasks(TaskService):
         method: str,
         url: str,
         query: Sequence[tuple[str, str]],
-        headers: Mapping[str, str],
+        headers: Mapping[str, str] | Sequence[tuple[str, str]],
         body: bytes | None,
         seconds: float,
     ) -> Answered:
@@ -278,14 +290,16 @@ class RemoteTasks(TaskService):
             never_sent = isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL)
             raise _Failed(Unavailable(f"the server {self._url} {why}"), doubt=not never_sent) from None
 
-    async def raw(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answered:
-        """Send any request once, and return the answer, whatever it is. `path` begins below /api/v1.
+    async def raw(self, method: str, path: str, headers: Sequence[tuple[str, str]], body: bytes | None) -> Answered:
+        """Send any request once, and return the answer, whatever it is. `path` is below /api/v1, or one of those beside it.
 
         Raises Unavailable without an answer; OutcomeUnknown if the method may have changed something; InvalidRequest for what
         can be no request.
         """
         try:
-            return await self._exchange(method, self._url + path, (), headers, body, self._timeout)
+            path = "/" + path.lstrip("/").removeprefix("api/v1/")
+            root = self._url.removesuffix("/api/v1") if path.partition("?")[0] in _BESIDE else self._url
+            return await self._exchange(method, root + path, (), headers, body, self._timeout)
         except _Failed as e:
             unknown = e.doubt and method not in ("GET", "HEAD", "OPTIONS")
             raise (OutcomeUnknown(e.failure.detail) if unknown else e.failure) from None
@@ -300,6 +314,16 @@ class RemoteTasks(TaskService):
 
     def _stranger(self, why: str) -> Unavailable:
         return Unavailable(f"what is at {self._url} is not a taskctl server: {why}")
+
+
+_backoff = wait_random_exponential(multiplier=0.1, max=1.0)
+
+
+def _wait(state: RetryCallState) -> float:
+    """Return how long to wait before the next attempt: as long as the server said, if it said anything."""
+    failed = state.outcome.exception() if state.outcome is not None else None
+    asked = failed.failure.extra.get("retry_after", 0) if isinstance(failed, _Failed) and failed.told else 0
+    return max(_backoff(state), float(asked))
 
 
 def _reason(e: aiohttp.ClientError | TimeoutError) -> str:

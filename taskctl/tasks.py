@@ -175,16 +175,20 @@ def change(task: Task, patch: TaskPatch, *, now: datetime) -> Task:
     return msgspec.structs.replace(task, **changes, updated_at=now, version=task.version + 1)
 
 
-def require_version(task: Task, wanted: int | None) -> None:
+def require_version(task: Task, wanted: int | tuple[int, ...] | None) -> None:
     """Raise StaleTask unless the writer had seen this version, or does not care."""
-    if wanted is not None and wanted != task.version:
-        raise StaleTask(f"task {task.id} is at version {task.version}, not {wanted}", id=task.id, current_version=task.version)
+    if wanted is not None and task.version not in (wanted if isinstance(wanted, tuple) else (wanted,)):
+        asked = "and not at one that fits the condition" if isinstance(wanted, tuple) else f"not {wanted}"
+        raise StaleTask(f"task {task.id} is at version {task.version}, {asked}", id=task.id, current_version=task.version)
 
 
 def require_equal(task: Task, expected: Mapping[str, Any]) -> None:
-    """Raise InvalidTask if read-only members are not as they are in the task before the edit."""
+    """Raise StaleTask if an edit brings along another version than the task's, InvalidTask for another read-only member."""
     if not expected:
         return
+    version = expected.get("version")
+    if isinstance(version, int) and not isinstance(version, bool):
+        require_version(task, version)
     own = msgspec.to_builtins(task)
     errors = [
         FieldError(f"/{name}", "read_only", f"{name} cannot be set, and is not as it is in the task")
@@ -208,6 +212,11 @@ def _same(name: str, value: object, own: object) -> bool:
 # ---------------------------------------------------------------------------------------------------------------- writing
 
 
+def _require_ref(id: object) -> None:
+    if not isinstance(id, int | UUID) or isinstance(id, bool):
+        raise InvalidRequest(f"a task is named by its id, a number, or by its uid, a UUID, not by {id!r}")
+
+
 class Add(msgspec.Struct, frozen=True):
     """Add a task."""
 
@@ -215,22 +224,28 @@ class Add(msgspec.Struct, frozen=True):
 
 
 class Edit(msgspec.Struct, frozen=True):
-    """Change the fields that the patch names; only if the task is at `if_version`, where that is given.
+    """Change the fields that the patch names; only if the task is at `if_version`, or one of several, where that is given.
 
     expected: read-only members that came along, as JSON has them; they must be the task's own.
     """
 
     id: Ref
     patch: TaskPatch
-    if_version: int | None = None
+    if_version: int | tuple[int, ...] | None = None
     expected: Mapping[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        _require_ref(self.id)
 
 
 class Remove(msgspec.Struct, frozen=True):
-    """Remove a task; only if it is at `if_version`, where that is given."""
+    """Remove a task; only if it is at `if_version`, or one of several, where that is given."""
 
     id: Ref
-    if_version: int | None = None
+    if_version: int | tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _require_ref(self.id)
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -385,6 +400,9 @@ class GetTask(Query[Task], frozen=True):
 
     id: Ref
 
+    def __post_init__(self) -> None:
+        _require_ref(self.id)
+
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
     """Some items of a longer list; `next_cursor` asks for those after them, and is None at the end.
@@ -454,6 +472,7 @@ class History(Query[Page[Change]], frozen=True, kw_only=True):
     cursor: str | None = None
 
     def __post_init__(self) -> None:
+        _require_ref(self.id)
         if self.limit is not None and self.limit < 1:
             raise InvalidRequest("limit must be at least 1")
 

@@ -69,6 +69,11 @@ def strict_json(body: bytes) -> Any:
         raise InvalidRequest(f"the body is nested more than {DEPTH_MAX} deep") from None
     except ValueError as e:  # an integer of thousands of digits
         raise InvalidRequest(f"the body is not JSON that can be read: {e}") from None
+    if b"\\ud" in body.lower():
+        try:
+            encode(value)
+        except UnicodeEncodeError:
+            raise InvalidRequest("the body is not JSON: half of a pair of surrogates stands alone in it") from None
     level = [value] if isinstance(value, dict | list) else []
     if not level:
         return value
@@ -110,7 +115,7 @@ def new_task(raw: object) -> NewTask:
     return _build(NewTask, raw, allowed=(*WRITABLE, "uid"), required=("title",))
 
 
-def edit(raw: object, id: Ref, if_version: int | None, *, complete: bool = False) -> Edit:
+def edit(raw: object, id: Ref, if_version: int | tuple[int, ...] | None, *, complete: bool = False) -> Edit:
     """Return the edit that a merge patch (RFC 7396) asks for; a complete one (PUT) must name every writable member.
 
     Read-only members may come along, as in a representation that is sent back; they are compared, not set.
@@ -223,6 +228,8 @@ def encode_changeset(changes: Changeset) -> bytes:
         match operation:
             case Add(task):
                 operations.append({"op": "add", "task": task})
+            case Edit(if_version=tuple()) | Remove(if_version=tuple()):
+                raise InvalidRequest("a batch that is sent has one version as the condition of an operation")
             case Edit(id, patch, version, expected):
                 both = {**msgspec.to_builtins(patch), **expected}
                 operations.append({"op": "edit", "id": id, "patch": both, "if_version": version})

@@ -5,7 +5,7 @@ What is slow to import is imported where it is used: a local command needs no ev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -164,7 +164,7 @@ def run_command(
     return drive(local())
 
 
-def call_api(loaded: Loaded, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answered:
+def call_api(loaded: Loaded, method: str, path: str, headers: Sequence[tuple[str, str]], body: bytes | None) -> Answered:
     """Send a request to the server that the settings name, as it is, and return its answer, whatever it is."""
     import asyncio
 

@@ -40,7 +40,7 @@ async def entries(api: Api) -> list[dict[str, Any]]:
         ("PATCH", f"{TASKS}/1", {"title": "changed"}, {"If-Match": '"1", "2"'}, 200),
         ("PUT", f"{TASKS}/1", WHOLE, {}, 200),
         ("PUT", f"{TASKS}/1", WHOLE, {"Prefer": "return=minimal"}, 204),
-        ("DELETE", f"{TASKS}/1", None, {}, 204),
+        ("DELETE", f"{TASKS}/1", None, {"If-Match": '"1", "2"'}, 204),
         ("POST", "/api/v1/batch", {"operations": [{"op": "remove", "id": 1}, {"op": "add", "task": {"title": "b"}}]}, {}, 200),
     ],
 )

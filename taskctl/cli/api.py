@@ -18,7 +18,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def api(
     call: Call,
     method: Annotated[str, typer.Argument(help="GET, POST, PUT, PATCH, DELETE or HEAD.")],
-    path: Annotated[str, typer.Argument(help="Below /api/v1, as /tasks?limit=5.")],
+    path: Annotated[str, typer.Argument(help="Below /api/v1, as '/tasks?limit=5'; or beside it, as /readyz.")],
     data: Annotated[str | None, typer.Option("--data", "-d", help="The body; @FILE reads it from a file, - from stdin.")] = None,
     header: Annotated[list[str] | None, typer.Option("--header", "-H", help="A header, as 'If-Match: \"3\"'.")] = None,
     include: Annotated[bool, typer.Option("--include", "-i", help="Print the status and the headers, too.")] = False,
@@ -26,21 +26,25 @@ def api(
     """Send a request to a server, and print its answer as it comes."""
     from taskctl.wire import PROBLEM, error_of
 
-    headers = dict(map(_header, header or []))
+    headers = list(map(_header, header or []))
     body = _body(data)
-    if body is not None and "content-type" not in {name.lower() for name in headers}:
-        headers["Content-Type"] = "application/json"
-    answer = wiring.call_api(call.loaded, method.upper(), "/" + path.removeprefix("/api/v1").lstrip("/"), headers, body)
+    if body is not None and "content-type" not in {name.lower() for name, _ in headers}:
+        headers.append(("Content-Type", "application/json"))
+    answer = wiring.call_api(call.loaded, method.upper(), path, headers, body)
     if include:
         lines = [f"HTTP {answer.status}", *(f"{name}: {value}" for name, value in answer.headers.items()), ""]
         show_bytes("".join(f"{line}\n" for line in lines).encode())
-    if answer.headers.get("Content-Type", "").startswith(PROBLEM):
-        raise error_of(answer.body)
-    show_bytes(answer.body)
-    if answer.body and not answer.body.endswith(b"\n"):
-        show_bytes(b"\n")
+    is_problem = answer.headers.get("Content-Type", "").startswith(PROBLEM)
+    failure = error_of(answer.body) if is_problem and answer.body else None
+    if failure is not None and not include and call.settings.output == "table":
+        raise failure
+    ends = b"" if not answer.body or answer.body.endswith(b"\n") else b"\n"
+    if failure is None or include:
+        show_bytes(answer.body + ends)
+    else:
+        call.say((answer.body + ends).decode().rstrip())
     if answer.status >= 400:
-        raise typer.Exit(1)
+        raise typer.Exit(failure.exit_code if failure is not None else 1)
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -84,7 +84,7 @@ def _told(e: web.HTTPException, request: web.Request) -> TaskctlError:
             allow = sorted(e.allowed_methods)
             return MethodNotAllowed(f"{request.method} does not fit here; there are {', '.join(allow)}", allow=allow)
         case web.HTTPNotFound():
-            return NotFound("there is nothing at this address")
+            return NotFound("there is nothing at this address; /docs shows what there is")
         case web.HTTPRequestEntityTooLarge():
             return PayloadTooLarge(f"the body is larger than {BODY_MAX} bytes")
         case web.HTTPUnsupportedMediaType():

@@ -96,11 +96,16 @@ def _fresh(request: web.Request, body: bytes, tag: str, media: str) -> web.Respo
     headers = {**_HEADERS, "ETag": tag}
     if seen is not None and any(one == "*" or one.removeprefix("W/") == tag for one in seen):
         return web.Response(status=304, headers=headers)
-    return web.Response(body=body, content_type=media, charset="utf-8" if media == "text/html" else None, headers=headers)
+    return web.Response(body=body, content_type=media, charset="utf-8" if media.startswith("text/") else None, headers=headers)
 
 
 def _file(name: str, media: str) -> Handler:
-    async def file(_: web.Request) -> web.FileResponse:
-        return web.FileResponse(_FOLDER / name, headers={**_HEADERS, "Content-Type": f"{media}; charset=utf-8"})
+    @cache
+    def read() -> tuple[bytes, str]:
+        body = (_FOLDER / name).read_bytes()
+        return body, _tag(body)
+
+    async def file(request: web.Request) -> web.Response:
+        return _fresh(request, *read(), media)
 
     return file

@@ -69,7 +69,10 @@ def idempotency_key(request: web.Request) -> IdempotencyKey | None:
     name = values[0]
     if len(name) > 2 and name[0] == name[-1] == '"':  # the drafts of the header have it quoted; most clients send it bare
         name = name[1:-1]
-    said = [request.headers.getall(header, []) for header in ("If-Match", "Prefer")]
+    said = [
+        [value.encode("utf-8", "surrogateescape") for value in request.headers.getall(header, [])]
+        for header in ("If-Match", "Prefer")
+    ]
     parts = [request.method, request.rel_url.raw_path, request.rel_url.raw_query_string, request.get(BODY, b""), *said]
     return IdempotencyKey(name, digest(encode(parts)))
 
@@ -155,12 +158,21 @@ class Preferences:
         return {"Preference-Applied": ", ".join(self.applied)} if self.applied else {}
 
 
+_TAG = re.compile(r'[ \t,]*((?:W/)?"[^"]*"|\*)[ \t]*(?:,|$)')
+
+
 def versions(request: web.Request, header: str) -> list[str] | None:
-    """Return the entity tags that a conditional header lists, as they stand, or None without the header."""
+    """Return the entity tags (RFC 9110) that a conditional header lists, as they stand, or None without the header."""
     lines = request.headers.getall(header, [])
     if not lines:
         return None
-    return [tag.strip() for tag in ",".join(lines).split(",")]
+    text, tags = ",".join(lines).strip(" \t,"), list[str]()
+    while text:
+        if (found := _TAG.match(text)) is None:
+            raise InvalidRequest(f'{header} takes entity tags, with their quotes, as "3", or *')
+        tags.append(found[1])
+        text = text[found.end() :].strip(" \t,")
+    return tags
 
 
 def now() -> datetime:

@@ -105,7 +105,8 @@ def _condition(given: Parameters, zone: str) -> Condition | None:
             raise InvalidRequest(f"{name} was given more than {TERMS_MAX} times", parameter=name)
         for value in values:
             if allowed is not None and value not in allowed:
-                raise InvalidRequest(f"{name} must be one of {', '.join(allowed)}", parameter=name)
+                several = "; repeat the parameter for any of several" if "," in value else ""
+                raise InvalidRequest(f"{name} must be one of {', '.join(allowed)}{several}", parameter=name)
         if values:
             terms.append(Match(name, tuple(values)))  # type: ignore[arg-type]  # one of the four above
     for name, op in (("due_before", "<"), ("due_after", ">")):
@@ -142,11 +143,12 @@ def _condition(given: Parameters, zone: str) -> Condition | None:
 )
 async def add(request: web.Request) -> web.Response:
     """Add a task."""
+    _no_condition(request)
     dry_run = _dry_run(request)
     task, headers = await _write(request, Add(new_task(await json_body(request))), dry_run)
     assert task is not None
     if dry_run:
-        return _task(request, task, headers)
+        return _task(request, task, headers, dry_run=True)
     location = request.app.router["task"].url_for(id=str(task.id))
     return _task(request, task, {**headers, "Location": str(location)}, status=201)
 
@@ -194,10 +196,10 @@ async def patch(request: web.Request) -> web.Response:
 
 async def _edit(request: web.Request, body: object, *, complete: bool = False) -> web.Response:
     ref, dry_run = _ref(request), _dry_run(request)
-    operation = edit(body, ref, await _if_match(request, ref), complete=complete)
+    operation = edit(body, ref, _if_match(request), complete=complete)
     task, headers = await _write(request, operation, dry_run)
     assert task is not None
-    return _task(request, task, headers)
+    return _task(request, task, headers, dry_run=dry_run)
 
 
 @operation(
@@ -211,7 +213,7 @@ async def _edit(request: web.Request, body: object, *, complete: bool = False) -
 async def remove(request: web.Request) -> web.Response:
     """Remove a task."""
     ref, dry_run = _ref(request), _dry_run(request)
-    _, headers = await _write(request, Remove(ref, await _if_match(request, ref)), dry_run)
+    _, headers = await _write(request, Remove(ref, _if_match(request)), dry_run)
     return web.Response(status=204, headers=headers)
 
 
@@ -242,10 +244,17 @@ async def history(request: web.Request) -> web.Response:
 )
 async def batch(request: web.Request) -> web.Response:
     """Write many operations at once."""
+    _no_condition(request)
     changes = changeset(await json_body(request), dry_run=_dry_run(request))
     written = await tasks_of(request).write(changes, key=idempotency_key(request))
     body = encode_written(written, changes.operations)
     return web.Response(body=body, content_type="application/json", headers=_written(written))
+
+
+def _no_condition(request: web.Request) -> None:
+    for name in ("If-Match", "If-None-Match"):
+        if name in request.headers:
+            raise InvalidRequest(f"{name} means nothing here; in a batch, if_version is the condition of an edit or a removal")
 
 
 def _ref(request: web.Request) -> Ref:
@@ -256,18 +265,14 @@ def _dry_run(request: web.Request) -> bool:
     return bool(Parameters(request, "dry_run").flag("dry_run"))
 
 
-async def _if_match(request: web.Request, ref: Ref) -> int | None:
-    """Return the version that the task must be at for the write to happen: 0, which none has, if no tag can fit."""
+def _if_match(request: web.Request) -> tuple[int, ...] | None:
+    """Return the versions that the task must be at for the write to happen, None if any will do. None may fit."""
+    if "If-None-Match" in request.headers:
+        raise InvalidRequest("If-None-Match is for reading; If-Match is the condition of a write")
     tags = versions(request, "If-Match")
-    if tags is None:
+    if tags is None or tags == ["*"]:  # a task that is not there is a 404 anyway
         return None
-    if tags == ["*"]:  # any version will do; a task that is not there is a 404 anyway
-        return None
-    wanted = [int(tag[1:-1]) for tag in tags if re.fullmatch('"[1-9][0-9]{0,17}"', tag)]
-    if len(wanted) < 2:
-        return wanted[0] if wanted else 0
-    current = (await tasks_of(request).get(ref)).version
-    return current if current in wanted else 0
+    return tuple(int(tag[1:-1]) for tag in tags if re.fullmatch('"[1-9][0-9]{0,17}"', tag))
 
 
 async def _write(request: web.Request, operation: Operation, dry_run: bool) -> tuple[Task | None, dict[str, str]]:
@@ -284,8 +289,12 @@ def _written(written: Written) -> dict[str, str]:
     return {AT: written.at, **({"Idempotency-Replayed": "true"} if written.replayed else {})}
 
 
-def _task(request: web.Request, task: Task, headers: Mapping[str, str], *, status: int = 200) -> web.Response:
+def _task(
+    request: web.Request, task: Task, headers: Mapping[str, str], *, status: int = 200, dry_run: bool = False
+) -> web.Response:
     """Return the answer to a write: the task, or nothing of it if the client has no use for it."""
+    if dry_run:  # the task is all that it is for; and what there never was has no ETag
+        return web.Response(body=encode(task), content_type="application/json", headers=headers)
     preferences = Preferences(request)
     minimal = preferences.wants("return", "minimal")
     if not minimal:

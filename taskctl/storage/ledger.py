@@ -5,7 +5,7 @@ work everything out in memory by the rules of `tasks.py`, write rows and log. Th
 gives the log its numbers, without a gap and in the order of commits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -13,7 +13,22 @@ import msgspec
 
 from taskctl.errors import Conflict, IdempotencyMismatch, InvalidRequest, TaskctlError, TaskNotFound
 from taskctl.storage.driver import Connection, Driver
-from taskctl.storage.rows import ENTRY, TASK, Entry, Head, Record, former, instant, row_of, row_of_entry, task_of, uuid7
+from taskctl.storage.rows import (
+    ENTRY,
+    TASK,
+    Entry,
+    Head,
+    Record,
+    former,
+    instant,
+    record_of,
+    row_of,
+    row_of_entry,
+    row_of_record,
+    task_of,
+    uuid7,
+    versions_in,
+)
 from taskctl.tasks import (
     Add,
     Changeset,
@@ -32,7 +47,7 @@ from taskctl.tasks import (
     require_equal,
     require_version,
 )
-from taskctl.wire import decode_written, encode_written, place_in_log
+from taskctl.wire import decode, place_in_log
 
 
 class Pending(NamedTuple):
@@ -50,6 +65,10 @@ _KEY = ("workspace_id", "id")
 _REST = (*TASK[1:], "search")
 KEPT = 24 * 3600 * 1_000_000
 """Microseconds for which an idempotency key is known."""
+_FORGET = (  # some at a time: whoever writes next must not pay for a busy day
+    "DELETE FROM idempotency_keys WHERE workspace_id = ? AND key IN "
+    "(SELECT key FROM idempotency_keys WHERE workspace_id = ? AND at <= ? ORDER BY at LIMIT 1000)"
+)
 
 
 class Entered(NamedTuple):
@@ -100,6 +119,22 @@ class Ledger:
             return found
 
         return await self._driver.write(look)
+
+
+async def _records(connection: Connection, workspace_id: int, keys: Collection[str]) -> list[Record]:
+    """Return what is known of idempotency keys."""
+    term, values = connection.dialect.among("key", keys)
+    sql = f"SELECT key, request, at, answer FROM idempotency_keys WHERE workspace_id = ? AND {term}"
+    rows = await connection.fetch(sql, [workspace_id, *values], fixed=True)
+    tasks: dict[tuple[int, int], Task] = {}
+    if wanted := versions_in([row[3] for row in rows]):
+        ids, versions = (
+            connection.dialect.among(c, {pair[n] for pair in wanted}) for n, c in enumerate(("entity_id", "version"))
+        )
+        sql = f"SELECT task FROM log WHERE workspace_id = ? AND {ids[0]} AND {versions[0]} AND op <> 'remove'"
+        found = await connection.fetch(sql, [workspace_id, *ids[1], *versions[1]], fixed=True)
+        tasks = {(task.id, task.version): task for task in (decode(text, Task) for (text,) in found)}
+    return [record_of(row, tasks) for row in rows]
 
 
 async def commit(connection: Connection, workspace: str, batch: Sequence[Pending]) -> tuple["Draft", list[Outcome]]:
@@ -163,11 +198,8 @@ async def read(connection: Connection, workspace: str, named: Named) -> Found:
         raise InvalidRequest(f"there is no workspace {workspace!r}")
     own = len(Head._fields)
     head, first = Head(*rows[0][:own]), own + 2
-    records: list[Record] = []
-    if named.keys:  # after the tasks, so that a record is missing only if its tasks are
-        sql = "SELECT key, request, at, answer FROM idempotency_keys WHERE workspace_id = ? AND "
-        term, values = dialect.among("key", named.keys)
-        records = [Record(*row) for row in await connection.fetch(sql + term, [head.id, *values], fixed=True)]
+    # After the tasks, so that a record is missing only if its tasks are.
+    records = await _records(connection, head.id, named.keys) if named.keys else []
     epoch, now = rows[0][own:first]
     return Found(head, epoch, now, [task_of(row[first:]) for row in rows if among and row[first] is not None], records)
 
@@ -227,11 +259,11 @@ class Draft:
         if entries:
             await connection.insert("log", ("workspace_id", *ENTRY), entries)
         if self.recorded:
-            await connection.run(
-                "DELETE FROM idempotency_keys WHERE workspace_id = ? AND at <= ?", [head.id, self.now - KEPT], fixed=True
-            )
-            columns = ("workspace_id", *Record._fields)
-            await connection.insert("idempotency_keys", columns, [(head.id, *record) for record in self.recorded])
+            columns = ("workspace_id", "key", "request", "at", "answer")
+            if used := {record.key for record in self.found.records} & {record.key for record in self.recorded}:
+                await connection.delete("idempotency_keys", columns[:2], [(head.id, key) for key in sorted(used)])
+            await connection.run(_FORGET, [head.id, head.id, self.now - KEPT], fixed=True)
+            await connection.insert("idempotency_keys", columns, [(head.id, *row_of_record(one)) for one in self.recorded])
         await connection.run(
             "UPDATE workspaces SET seq = ?, next_id = ?, written_at = ? WHERE id = ?",
             [head.seq, head.next_id, head.written_at, head.id],
@@ -244,8 +276,8 @@ class Draft:
         if key is not None and (record := self.records.get(key.name)) is not None:
             if record.request != key.request:
                 return IdempotencyMismatch(f"the idempotency key {key.name!r} belongs to another request")
-            again = decode_written(record.answer.encode())
-            return msgspec.structs.replace(again, at=place_in_log(self.found.epoch, again.seq), replayed=True)
+            at = place_in_log(self.found.epoch, record.written.seq)
+            return msgspec.structs.replace(record.written, at=at, replayed=True)
         changeset = uuid7(self.now)
         next_id, entries = self.next_id, len(self.entries)
         self._undo = []
@@ -269,8 +301,7 @@ class Draft:
         seq = self.seq + len(self.entries)
         written = Written(changeset, seq, tuple(results), place_in_log(self.found.epoch, seq))
         if key is not None and not changes.dry_run and any(not isinstance(result, TaskctlError) for result in results):
-            answer = encode_written(written, changes.operations).decode()
-            self.recorded.append(Record(key.name, key.request, self.now, answer))
+            self.recorded.append(Record(key.name, key.request, self.now, written))
             self.records[key.name] = self.recorded[-1]
         return written
 

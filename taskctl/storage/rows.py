@@ -5,17 +5,19 @@ a day is the end of that day in UTC, marked as a day.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
+from taskctl.errors import TaskctlError
 from taskctl.fields import PRIORITIES, STATUSES
 from taskctl.filters import end_of_day, micros, search_text
 from taskctl.storage.driver import Row
-from taskctl.tasks import Change, Source, Task
+from taskctl.tasks import Change, Source, Task, Written
+from taskctl.wire import error, problem
 
 TASK = (
     *("id", "uid", "title", "description", "status", "priority", "project", "labels", "due_at", "due_is_day"),
@@ -123,12 +125,65 @@ class Entry(NamedTuple):
 
 
 class Record(NamedTuple):
-    """An idempotency key that was used: for what request, when, and what the answer was, as JSON."""
+    """An idempotency key that was used: for what request, when, and what became of it."""
 
     key: str
     request: str
     at: int
-    answer: str
+    written: Written
+
+
+class _Kept(msgspec.Struct, omit_defaults=True):
+    """A result as a record keeps it: of a task only which one it was, since the log has each version of it."""
+
+    id: int | None = None
+    version: int | None = None
+    problem: dict[str, Any] | None = None
+
+
+class _Answer(msgspec.Struct):
+    changeset: UUID
+    seq: int
+    results: list[_Kept]
+
+
+_answer = msgspec.json.Decoder(_Answer).decode
+
+
+def row_of_record(record: Record) -> list[Any]:
+    """Return the values of the columns key, request, at, answer."""
+    kept = []
+    for result in record.written.results:
+        match result:
+            case None:
+                kept.append(_Kept())
+            case TaskctlError():
+                kept.append(_Kept(problem=problem(result)))
+            case Task():
+                kept.append(_Kept(result.id, result.version))
+    answer = _Answer(record.written.changeset, record.written.seq, kept)
+    return [record.key, record.request, record.at, _encode(answer).decode()]
+
+
+def versions_in(answers: Sequence[str]) -> set[tuple[int, int]]:
+    """Return the ids and versions of the tasks that were answered with."""
+    results = (result for answer in answers for result in _answer(answer).results)
+    return {(result.id, result.version) for result in results if result.id is not None and result.version is not None}
+
+
+def record_of(row: Row, tasks: Mapping[tuple[int, int], Task]) -> Record:
+    """Return the record that a row with the columns key, request, at, answer holds, given the tasks at their versions."""
+    key, request, at, text = row
+    answer = _answer(text)
+    results: list[Task | None | TaskctlError] = []
+    for result in answer.results:
+        if result.problem is not None:
+            results.append(error(result.problem))
+        elif result.id is None or result.version is None:
+            results.append(None)
+        else:
+            results.append(tasks[result.id, result.version])
+    return Record(key, request, at, Written(answer.changeset, answer.seq, tuple(results)))
 
 
 ENTRY = (*LOG, "entity_uid")

@@ -81,6 +81,8 @@ class SqlTasks(TaskService):
         await self._ask(self._workspace, ChangesSince(limit=1))
 
     async def write(self, changes: Changeset, *, key: IdempotencyKey | None = None) -> Written:
+        if changes.dry_run:
+            key = None
         if key is not None and not key.request:
             key = IdempotencyKey(key.name, digest(encode_changeset(changes)))
         outcome = await self._submit(self._workspace, Pending(changes, self._actor, self._source, key))

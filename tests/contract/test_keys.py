@@ -129,3 +129,19 @@ async def test_an_answer_tells_how_new_it_is(tasks: TaskService) -> None:
     assert read.at == written.at != empty
     assert (await tasks.write(adding("b"))).at != written.at
     assert read.at
+
+
+async def test_a_dry_run_under_a_used_key_is_a_dry_run(tasks: TaskService) -> None:
+    await tasks.write(adding("a"), key=KEY)
+    tried = await tasks.write(Changeset(adding("a").operations, dry_run=True), key=KEY)
+    assert not tried.replayed
+    assert getattr(tried.results[0], "id", None) == 2
+
+
+async def test_answers_come_again_whatever_became_of_the_tasks(tasks: TaskService) -> None:
+    changes = Changeset((*adding("a").operations, Edit(1, TaskPatch(labels=["x"])), Edit(1, TaskPatch(labels=["x"]))))
+    first = await tasks.write(changes, key=KEY)
+    await tasks.remove(1)
+    again = await tasks.write(changes, key=KEY)
+    assert again.replayed
+    assert again.results == first.results

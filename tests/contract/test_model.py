@@ -97,7 +97,7 @@ class Model:
         self.seq += 1
         return dict(task)
 
-    def find(self, ref: Ref, version: int | None) -> dict[str, Any] | type[TaskctlError]:
+    def find(self, ref: Ref, version: int | tuple[int, ...] | None) -> dict[str, Any] | type[TaskctlError]:
         for task in self.tasks.values():
             if ref == task["id"] or str(ref) == task["uid"]:
                 return task if version in (None, task["version"]) else StaleTask
@@ -147,9 +147,9 @@ class Machine(RuleBasedStateMachine):
             match operation:
                 case Add(new):
                     result: Task | None = self.loop.run(self.tasks.add(new, dry_run=dry_run))
-                case Edit(id, patch, version):
+                case Edit(id, patch, None | int() as version):
                     result = self.loop.run(self.tasks.edit(id, patch, if_version=version, dry_run=dry_run))
-                case Remove(id, version):
+                case Remove(id, None | int() as version):
                     result = self.loop.run(self.tasks.remove(id, if_version=version, dry_run=dry_run))
         except TaskctlError as e:
             assert type(e) is expected
