@@ -236,7 +236,7 @@ class RemoteTasks(TaskService):
         except _Failed as e:
             raise (OutcomeUnknown(e.failure.detail) if doubt else e.failure) from None
         except TaskctlError as e:
-            if doubt and e.status >= 500:  # it tells of this attempt, and not of the one before
+            if doubt and e.status >= 500:  # it tells of this attempt, and not of one before
                 raise OutcomeUnknown(e.detail) from None
             raise
         if answer.at:

@@ -1,15 +1,33 @@
 """`RemoteTasks` and what is not taskctl: every stranger ends in a sentence, never in an error of the HTTP client."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from aiohttp import web
 
-from taskctl import NewTask, Settings, TaskPatch, TaskService, Unavailable, create_app, open_tasks
-from taskctl.errors import ConfigError, OutcomeUnknown
+from taskctl import (
+    Add,
+    Conflict,
+    NewTask,
+    Settings,
+    StorageFull,
+    TaskctlError,
+    TaskPatch,
+    TaskService,
+    Unavailable,
+    create_app,
+    open_tasks,
+)
+from taskctl.errors import ConfigError, OutcomeUnknown, Overloaded
+from taskctl.tasks import Written, create
+from taskctl.wire import encode, encode_written, problem
+from tests.postgres import free_port
 
 Asked = Callable[[TaskService], Awaitable[object]]
 READS: dict[str, Asked] = {
@@ -26,17 +44,25 @@ WRITES: dict[str, Asked] = {
     "remove": lambda tasks: tasks.remove(1),
 }
 ASKED = {**READS, **WRITES}
+SOON = Settings(server_timeout=0.3)
 
 
 @asynccontextmanager
-async def stranger(answer: bytes | None, *, whole: bool = True) -> AsyncIterator[str]:
-    """Yield the address of a server that says the same to everybody: nothing at all for None, and then waits."""
+async def stranger(*answers: bytes | None, heard: list[bytes] | None = None) -> AsyncIterator[str]:
+    """Yield the address of a server that gives these answers, the last one to all who follow: for None it gives none, and waits.
+
+    heard: is filled with the heads of the requests.
+    """
+    left_to_give = list(answers)
     connections: set[asyncio.StreamWriter] = set()
     left = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.add(writer)
         head = await reader.readuntil(b"\r\n\r\n")
+        answer = left_to_give.pop(0) if len(left_to_give) > 1 else left_to_give[0]
+        if heard is not None:
+            heard.append(head)
         for line in head.lower().split(b"\r\n"):
             if line.startswith(b"content-length:"):
                 await reader.readexactly(int(line.split(b":")[1]))
@@ -97,7 +123,7 @@ STRANGERS = {
 
 @pytest.mark.parametrize("answer", STRANGERS.values(), ids=STRANGERS)
 async def test_a_server_that_is_something_else_is_unavailable_with_a_sentence(answer: bytes) -> None:
-    async with stranger(answer) as url, open_tasks(url) as tasks:
+    async with stranger(answer) as url, open_tasks(url, settings=SOON) as tasks:
         for asked in ASKED.values():
             with pytest.raises(Unavailable) as caught:
                 await asked(tasks)
@@ -109,7 +135,7 @@ async def test_a_server_that_is_something_else_is_unavailable_with_a_sentence(an
 
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
 async def test_a_server_that_is_not_there_is_unavailable(asked: Asked) -> None:
-    async with open_tasks("http://127.0.0.1:1") as tasks:
+    async with open_tasks("http://127.0.0.1:1", settings=SOON) as tasks:
         with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1\b.*cannot be reached") as caught:
             await asked(tasks)
     assert caught.value.retryable
@@ -184,6 +210,72 @@ async def test_an_address_that_cannot_be_one_is_a_config_error(url: str) -> None
 @pytest.mark.parametrize("name", ["gateway", "html"])
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 async def test_a_write_that_a_gateway_gave_up_on_may_have_happened(name: str, write: Asked) -> None:
-    async with stranger(STRANGERS[name]) as url, open_tasks(url) as tasks:
+    async with stranger(STRANGERS[name]) as url, open_tasks(url, settings=SOON) as tasks:
         with pytest.raises(OutcomeUnknown):
             await write(tasks)
+
+
+# ------------------------------------------------------------------------------------------------------ what is tried again
+
+TASK = create(NewTask(title="x"), id=7, uid=UUID(int=7), now=datetime(2026, 1, 1, tzinfo=UTC))
+ADDED = http(encode_written(Written(UUID(int=1), 1, (TASK,)), (Add(NewTask(title="x")),)), "200 OK", JSON)
+
+
+def refused(failure: TaskctlError) -> bytes:
+    return http(encode(problem(failure)), f"{failure.status} Refused", PROBLEM)
+
+
+BUSY = refused(Overloaded("too much is waiting"))
+
+
+@pytest.mark.parametrize("first", [b"", STRANGERS["gateway"], BUSY], ids=["broken", "gateway", "busy"])
+async def test_a_write_is_sent_again_under_the_same_key(first: bytes) -> None:
+    heard: list[bytes] = []
+    async with stranger(first, ADDED, heard=heard) as url, open_tasks(url) as tasks:
+        assert await tasks.add(NewTask(title="x")) == TASK
+    keys = [found[1] for head in heard if (found := re.search(rb"(?i)idempotency-key: (\S+)", head))]
+    assert (len(keys), len(set(keys))) == (2, 1)
+
+
+async def test_a_server_that_asks_for_time_gets_it() -> None:
+    async with stranger(refused(Unavailable("away", retry_after=1)), ADDED) as url, open_tasks(url) as tasks:
+        started = asyncio.get_running_loop().time()
+        await tasks.add(NewTask(title="x"))
+        assert asyncio.get_running_loop().time() - started >= 1
+
+
+@pytest.mark.parametrize(
+    "then", [STRANGERS["not found"], refused(StorageFull("full")), refused(TaskctlError("internal")), BUSY], ids=range(4)
+)
+async def test_a_later_failure_does_not_tell_what_became_of_the_first_attempt(then: bytes) -> None:
+    async with stranger(b"", then) as url, open_tasks(url, settings=Settings(server_timeout=1.0)) as tasks:
+        with pytest.raises(OutcomeUnknown):
+            await tasks.add(NewTask(title="x"))
+
+
+async def test_a_refusal_under_the_lock_does_tell() -> None:
+    async with stranger(b"", refused(Conflict("taken", id=1))) as url, open_tasks(url) as tasks:
+        with pytest.raises(Conflict):
+            await tasks.add(NewTask(title="x"))
+
+
+async def test_a_server_that_is_started_anew_is_waited_for(tmp_path: Path) -> None:
+    port = free_port()
+    settings = Settings(database_url=f"sqlite:///{tmp_path}/tasks.db")
+
+    async def start() -> web.AppRunner:
+        runner = web.AppRunner(create_app(settings))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        return runner
+
+    runner = await start()
+    async with open_tasks(f"http://127.0.0.1:{port}") as tasks:
+        await tasks.add(NewTask(title="before"))
+        await runner.cleanup()
+        adding = asyncio.create_task(tasks.add(NewTask(title="meanwhile")))
+        await asyncio.sleep(0.5)  # this is how long it is away
+        assert not adding.done()
+        runner = await start()
+        assert (await adding).id == 2
+    await runner.cleanup()

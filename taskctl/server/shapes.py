@@ -172,6 +172,8 @@ def _answers() -> dict[str, Schema]:
         schema.pop("title")
         if "description" in schema:
             schema["description"] = inspect.cleandoc(schema["description"])
+        if name in ("TaskPage", "ChangePage"):
+            schema["required"].append("next_cursor")
         answers[name] = schema
     assert answers["Task"]["properties"].keys() == _MEMBERS.keys()
     answers["Task"]["properties"] = {name: _member(name) for name in _MEMBERS}

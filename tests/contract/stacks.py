@@ -1,5 +1,6 @@
 """The stacks that the contract is tested on: ways to put a TaskService together. A new one joins STACKS with a few lines."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import NamedTuple
 from aiohttp import web
 
 from taskctl import Settings, TaskService, create_app, open_tasks
+from taskctl.observe import ignore
+from taskctl.server.edge import Connection
 from taskctl.tasks import Source
 from tests.postgres import database
 
@@ -50,10 +53,12 @@ async def _remote(url: str) -> AsyncIterator[TaskService]:
     runner = web.AppRunner(create_app(Settings(database_url=url)))
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0]
-        async with open_tasks(f"http://{host}:{port}") as tasks:
+        server = runner.server
+        assert server is not None
+        listening = await asyncio.get_running_loop().create_server(lambda: Connection(server, ignore), "127.0.0.1", 0)
+        async with open_tasks(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}") as tasks:
             yield tasks
+        listening.close()
     finally:
         await runner.cleanup()
 

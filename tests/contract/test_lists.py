@@ -19,6 +19,7 @@ from taskctl import (
     TaskService,
     parse_filter,
 )
+from taskctl.filters import LENGTH_MAX
 from taskctl.tasks import Match
 from tests.contract.told import Told, failure_of
 
@@ -344,3 +345,12 @@ async def test_a_nul_is_refused_before_a_database_sees_it(tasks: TaskService) ->
     for field in ("label", "project"):
         with pytest.raises(InvalidRequest, match="NUL"):
             await tasks.list(TaskQuery(where=Match(field, ("a\0b",))))
+
+
+async def test_a_filter_may_be_as_long_as_it_may_be(tasks: TaskService) -> None:
+    await add_all(tasks, {}, {}, {})
+    words = "молоко" * ((LENGTH_MAX - len('not ""')) // 6)
+    page = await tasks.list(TaskQuery(where=parse_filter(f'not "{words}"'), limit=2))
+    assert [task.id for task in page.items] == [3, 2]
+    rest = await tasks.list(TaskQuery(where=parse_filter(f'not "{words}"'), limit=2, cursor=page.next_cursor))
+    assert [task.id for task in rest.items] == [1]
