@@ -60,7 +60,7 @@ def strict_json(body: bytes) -> Any:
     encodings than UTF-8, and depths over 32.
     """
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_number)
+        value = _strict.decode(body.decode())
     except UnicodeDecodeError as e:
         raise InvalidRequest(f"the body is not UTF-8 (at byte {e.start})") from None
     except json.JSONDecodeError as e:
@@ -106,6 +106,8 @@ def _number(text: str) -> float | int:
 def _no_constant(name: str) -> None:
     raise InvalidRequest(f"the body is not JSON: {name} is not a number there")
 
+
+_strict = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_number)
 
 Checked = TypeVar("Checked", NewTask, TaskPatch)
 

@@ -1,5 +1,6 @@
 """The application: its routes, what holds for every request, and the service that it is opened with."""
 
+import itertools
 import logging
 import re
 import secrets
@@ -25,6 +26,8 @@ from taskctl.server.requests import BODY_MAX, REQUEST_ID, STATE, TASKS, State
 from taskctl.tasks import TaskService
 from taskctl.wire import PROBLEM, encode, etag, problem
 
+_OURS = secrets.token_hex(8)
+_numbers = itertools.count()
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _log = logging.getLogger("taskctl.server")
 
@@ -51,7 +54,7 @@ def _every_request(observer: Observer) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         given = request.headers.get("X-Request-Id", "")
-        request_id = request[REQUEST_ID] = given if _SANE_ID.fullmatch(given) else secrets.token_hex(16)
+        request_id = request[REQUEST_ID] = given if _SANE_ID.fullmatch(given) else f"{_OURS}{next(_numbers):016x}"
         request.app[STATE].in_flight += 1
         try:
             response = await handler(request)

@@ -131,7 +131,8 @@ class Preferences:
 
     def __init__(self, request: web.Request) -> None:
         self._asked: dict[str, str] = {}
-        for found in _PREFERENCE.finditer(", ".join(request.headers.getall("Prefer", []))):
+        said = request.headers.getall("Prefer", ())
+        for found in _PREFERENCE.finditer(", ".join(said)) if said else ():
             self._asked.setdefault(found[1].lower(), found[2] or found[3] or "")
         self.applied: list[str] = []
 

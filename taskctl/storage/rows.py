@@ -245,7 +245,18 @@ def former(before: Task, after: Task) -> dict[str, Any]:
     }
 
 
+_drawn: list[bytes] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drawn.clear)  # or two processes would draw the same
+
+
 def uuid7(at: int) -> UUID:
     """Return a UUID version 7 (RFC 9562) of a moment in microseconds."""
-    random = int.from_bytes(os.urandom(10))
+    while True:
+        try:
+            random = int.from_bytes(_drawn.pop())
+            break
+        except IndexError:  # many are drawn at once: the system is asked seldom
+            block = os.urandom(10 * 128)
+            _drawn.extend(block[start : start + 10] for start in range(0, len(block), 10))
     return UUID(int=(at // 1000 << 80) | (0x7 << 76) | (random >> 68 << 64) | (0b10 << 62) | (random & (1 << 62) - 1))
