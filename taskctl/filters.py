@@ -398,7 +398,7 @@ class _Parser:
 def render(condition: Condition) -> str:
     """Return a filter that says the condition; `parse_filter` turns it into an equal one."""
     match condition:
-        case And((Compare(name, ">=", value), Compare(other, "<=", last))) if (name, value) == (other, last):
+        case And((Compare(name, ">=", value), Compare(other, "<=", last))) if name == other != "priority" and value == last:
             return f"{name}:{_value(value)}"
         case And(terms):
             return " ".join(_group(term) if isinstance(term, And | Or) else render(term) for term in terms)

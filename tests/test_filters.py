@@ -242,6 +242,7 @@ def test_any_row_of_terms_is_read_or_refused(text: str) -> None:
 
 
 @given(conditions(st.integers(0, 10**18 - 1)))
+@example(And((Compare("priority", ">=", "none"), Compare("priority", "<=", "none"))))
 def test_a_condition_written_and_read_again_is_the_same(condition: Condition) -> None:
     assert parse_filter(render(condition), now=NOW) == condition
 
