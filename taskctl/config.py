@@ -38,12 +38,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: int = 8080
     migrate: Literal["auto", "check", "off"] = "check"
     drain_seconds: float = 0.0
+    cache_bytes: int = 64 * 1024 * 1024
+    redis_url: str = ""
+    redis_password_file: str = ""
+    redis_tasks: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
         if not 2 <= self.database_connections <= 1000:
             raise ConfigError(f"database_connections must be from 2 to 1000, not {self.database_connections}")
+        if self.cache_bytes < 0:
+            raise ConfigError(f"cache_bytes must be 0 or more, not {self.cache_bytes}")
         for name in ("database_timeout", "server_timeout", "drain_seconds"):
             if not 0 <= getattr(self, name) <= 3600:
                 raise ConfigError(f"{name} must be from 0 to 3600 seconds, not {getattr(self, name):g}")

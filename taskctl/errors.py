@@ -143,6 +143,10 @@ class TaskNotFound(NotFound):
 
     code = "task_not_found"
     title = "There is no such task"
+    at: str = ""
+    """How new the log was in which there was no such task, as in `taskctl.tasks.Read`; nothing if that is not known."""
+    origin: Any = None
+    """From which memory that is known, as there."""
 
 
 class MethodNotAllowed(TaskctlError):

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
 from taskctl import fields
@@ -473,6 +473,53 @@ def matches(task: Task, condition: Condition | None, *, zone: ZoneInfo, now: dat
             instant = getattr(task, name)
             assert isinstance(value, date)
             return instant is not None and (micros(instant) < before(op, value, zone)) == op.startswith("<")
+
+
+# ----------------------------------------------------------------------------------------------------------------- orders
+
+FIRST, LAST = -(2**63) + 1, 2**63 - 1
+"""Where a task without a due stands. One more than the least: PostgreSQL reads -(2**63) as something larger than a BIGINT."""
+
+
+def whole_order(sort: Sequence[str]) -> list[tuple[str, bool]]:
+    """Return the fields that an order goes by, each with whether it descends; the last one is the id, which breaks ties.
+
+    It goes the way of the field before it, so that one index serves an order and its reverse.
+    """
+    order: list[tuple[str, bool]] = []
+    for word in [*sort, "-id" if sort and sort[-1].startswith("-") else "id"]:
+        order.append((word.lstrip("-"), word.startswith("-")))
+        if order[-1][0] == "id":
+            break
+    return order
+
+
+def place(task: Task, sort: Sequence[str]) -> list[int | str]:
+    """Return where a task stands in an order: a value for each of its fields, compared as they are."""
+    values: list[int | str] = []
+    for name, descending in whole_order(sort):
+        match name:
+            case "due" if task.due is None:  # comes last either way
+                values.append(FIRST if descending else LAST)
+            case "due":
+                values.append(micros(task.due) if isinstance(task.due, datetime) else end_of_day(cast(date, task.due)))
+            case "status":
+                values.append(fields.STATUSES.index(task.status))
+            case "priority":
+                values.append(fields.PRIORITIES.index(task.priority))
+            case "created_at" | "updated_at":
+                values.append(micros(getattr(task, name)))
+            case _:
+                values.append(getattr(task, name))
+    return values
+
+
+def is_after(one: Sequence[int | str], other: Sequence[int | str], sort: Sequence[str]) -> bool:
+    """Return whether a place comes after another one in the order."""
+    for mine, theirs, (_, descending) in zip(one, other, whole_order(sort), strict=True):
+        if mine != theirs:
+            return bool(mine < theirs) if descending else bool(mine > theirs)  # type: ignore[operator]  # both are of the field
+    return False
 
 
 _ORDER: dict[Op, Callable[[int, int], bool]] = {

@@ -49,7 +49,27 @@ class DatabaseBack(NamedTuple):
     seconds: float
 
 
-Event: TypeAlias = RequestDone | StatementDone | BatchCommitted | DatabaseAway | DatabaseBack
+class FeedPolled(NamedTuple):
+    """The logs of so many workspaces were looked at; so many entries were new, and so many more are there to be read."""
+
+    workspaces: int
+    entries: int
+    behind: int
+    seconds: float
+    failed: bool
+
+
+class CacheAsked(NamedTuple):
+    """An answer was looked for in memories.
+
+    kind: the question's type; outcome: where it was found, "memory" or "redis", else why it was not.
+    """
+
+    kind: str
+    outcome: str
+
+
+Event: TypeAlias = RequestDone | StatementDone | BatchCommitted | DatabaseAway | DatabaseBack | FeedPolled | CacheAsked
 Observer: TypeAlias = Callable[[Event], None]
 
 

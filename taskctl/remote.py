@@ -129,32 +129,35 @@ class RemoteTasks(TaskService):
         replayed = answer.headers.get("Idempotency-Replayed") == "true"
         return msgspec.structs.replace(written, at=answer.at, replayed=replayed and key is not None)
 
-    async def ask(self, query: Query[T]) -> Read[T]:
+    async def ask(self, query: Query[T], *, at: str = "", fresh: bool = False) -> Read[T]:
+        if at:
+            self._at = newer(self._at, at)
         value: Any
         asked: Query[Any] = query
+        headers = {"Cache-Control": "no-cache"} if fresh else {}
         match asked:
             case GetTask(id):
-                value = await self._ask("GET", f"/tasks/{id}", Task)
+                value = await self._ask("GET", f"/tasks/{id}", Task, headers=headers)
             case TaskQuery():
-                value = await self._tasks(asked)
+                value = await self._tasks(asked, headers)
             case History():
                 path = f"/tasks/{asked.id}/history"
-                value = await self._pages(path, [], asked.limit, asked.cursor, Page[Change], {})
+                value = await self._pages(path, [], asked.limit, asked.cursor, Page[Change], headers)
             case ChangesSince():
                 about = [("since", str(asked.since)), ("limit", str(asked.limit))]
                 about += [("epoch", asked.epoch)] if asked.epoch is not None else []
-                value = await self._ask("GET", "/changes", Changes, query=about)
+                value = await self._ask("GET", "/changes", Changes, query=about, headers=headers)
             case Projects():
-                value = await self._ask("GET", "/projects", Tallies)
+                value = await self._ask("GET", "/projects", Tallies, headers=headers)
             case Labels():
-                value = await self._ask("GET", "/labels", Tallies)
+                value = await self._ask("GET", "/labels", Tallies, headers=headers)
             case GetStats(zone):
-                value = await self._ask("GET", "/stats", Stats, headers={"Prefer": f"timezone={zone}"})
+                value = await self._ask("GET", "/stats", Stats, headers={**headers, "Prefer": f"timezone={zone}"})
             case _:
                 raise TypeError(f"no such question: {query!r}")
         return cast("Read[T]", value)
 
-    async def _tasks(self, query: TaskQuery) -> Read[Page[Task]]:
+    async def _tasks(self, query: TaskQuery, headers: Mapping[str, str]) -> Read[Page[Task]]:
         about = [("sort", ",".join(query.sort) or "id")]
         where = query.where
         if isinstance(where, And) and isinstance(first := where.terms[0], Match) and first.field == "status":
@@ -163,7 +166,7 @@ class RemoteTasks(TaskService):
             where = And(where.terms[1:]) if len(where.terms) > 2 else where.terms[-1] if len(where.terms) > 1 else None
         if where is not None:
             about.append(("filter", render(where)))
-        headers = {"Prefer": f"timezone={query.zone}" + (", count=exact" if query.count else "")}
+        headers = {**headers, "Prefer": f"timezone={query.zone}" + (", count=exact" if query.count else "")}
         return await self._pages("/tasks", about, query.limit, query.cursor, Page[Task], headers)
 
     async def _pages(

@@ -8,14 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from functools import cache
-from typing import Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from taskctl import fields
-from taskctl.errors import Conflict, FieldError, InvalidRequest, InvalidTask, StaleTask, TaskctlError
+from taskctl.errors import Conflict, FieldError, InvalidRequest, InvalidTask, StaleTask, TaskctlError, TaskNotFound
 from taskctl.fields import Due
 
 Status: TypeAlias = Literal["todo", "in_progress", "done", "cancelled"]
@@ -313,6 +313,7 @@ class IdempotencyKey(msgspec.Struct, frozen=True):
 
 Op: TypeAlias = Literal["<", "<=", ">", ">="]
 T = TypeVar("T")
+_encode = msgspec.json.Encoder().encode
 
 
 def _some(parts: tuple[object, ...]) -> None:
@@ -385,14 +386,67 @@ class Query(msgspec.Struct, Generic[T], frozen=True):
     """A question about a workspace; its answer is a T."""
 
 
-class Read(msgspec.Struct, Generic[T], frozen=True):
+class Origin(NamedTuple):
+    """The memory that an answer came from; "" if it came from the database, and why. age: seconds since it was read there."""
+
+    tier: str
+    why: str
+    age: float = 0.0
+
+
+class CacheStats(msgspec.Struct, frozen=True):
+    """What a process remembers: how many answers, in about how many bytes, and how often questions went which way."""
+
+    entries: int
+    bytes: int
+    asked: dict[str, int]
+
+
+class Remembering(ABC):
+    """What a service that remembers answers can do besides."""
+
+    @abstractmethod
+    def remembered(self) -> CacheStats:
+        """Return what is remembered by this process."""
+
+    @abstractmethod
+    async def forget(self) -> None:
+        """Forget everything, here and where processes share it. Raises Unavailable if that place cannot be told."""
+
+
+class Read(Generic[T]):
     """An answer, and how new it is.
 
-    at: which log it was read from and how far that had got, as an opaque text: `X-Taskctl-Seq` in the API.
+    at: which log it was read from and how far that had got, as an opaque text: `X-Taskctl-Seq` in the API. origin: from which
+    memory it came, None if there is none.
     """
 
-    value: T
-    at: str
+    __slots__ = ("_value", "at", "origin")
+
+    def __init__(self, value: T, at: str) -> None:
+        self._value = value
+        self.at = at
+        self.origin: Origin | None = None
+
+    @property
+    def value(self) -> T:
+        """What was asked for."""
+        return self._value
+
+    @property
+    def encoded(self) -> bytes:
+        """The value as JSON."""
+        return _encode(self.value)
+
+    @property
+    def version(self) -> int:
+        """The version of a task."""
+        return cast("Task", self.value).version
+
+    @property
+    def next_cursor(self) -> str | None:
+        """Where a page goes on."""
+        return cast("Page[Any]", self.value).next_cursor
 
 
 class GetTask(Query[Task], frozen=True):
@@ -542,6 +596,55 @@ class GetStats(Query[Stats], frozen=True):
     zone: str = "UTC"
 
 
+# ------------------------------------------------------------------------------------------------------ following the log
+
+
+class Step(ABC):
+    """An entry of the log, as whoever remembers answers needs it: its number, whose it is, and the task before and after."""
+
+    __slots__ = ("id", "seq")
+
+    def __init__(self, seq: int, id: int) -> None:
+        self.seq = seq
+        self.id = id
+
+    @property
+    @abstractmethod
+    def tasks(self) -> tuple[Task | None, Task | None]:
+        """The task before, None if it was added; after, None if it was removed. `updated_at` before may be that of after."""
+
+
+class Recent(NamedTuple):
+    """How far the log of a workspace has got, and the number of the last change of each task that changed after `base`.
+
+    epoch: which log it is; history: the same, and another one also if the database has been taken over by a copy of itself that
+    may lack what was written last.
+    """
+
+    epoch: str
+    history: str
+    head: int
+    base: int
+    changed: Mapping[int, int]
+
+
+class News(NamedTuple):
+    """What is new in some workspaces' logs: for each how far it has got, and the entries that come next, without a gap."""
+
+    history: str
+    logs: Mapping[str, tuple[int, list[Step]]]
+
+
+class Log(Protocol):
+    """The logs of a database, as whoever follows them reads them. Each answer is a snapshot."""
+
+    async def recent(self, workspace: str, count: int) -> Recent:
+        """Return where a workspace stands, and what its last `count` entries changed. Raises InvalidRequest if there is none."""
+
+    async def news(self, since: Mapping[str, int]) -> News:
+        """Return what comes after these numbers of these workspaces, some hundred entries at most of each."""
+
+
 class TaskService(ABC):
     """The tasks of one workspace, used by one actor.
 
@@ -550,8 +653,11 @@ class TaskService(ABC):
     """
 
     @abstractmethod
-    async def ask(self, query: Query[T]) -> Read[T]:
+    async def ask(self, query: Query[T], *, at: str = "", fresh: bool = False) -> Read[T]:
         """Answer a question.
+
+        at: the `at` of an answer (or of something written) that this one must not be older than; one of another log is passed
+        over. fresh: whether it has to come from the database itself, and not out of a memory.
 
         Raises TaskNotFound, InvalidRequest (a cursor of another query), CursorExpired, Unavailable.
         """
@@ -621,6 +727,14 @@ class TaskService(ABC):
     async def stats(self, *, zone: str = "UTC") -> Stats:
         """Return the workspace in numbers; days are those of the zone, an IANA name."""
         return await self.read(GetStats(zone=zone))
+
+
+def no_task(ref: Ref, at: str = "") -> TaskNotFound:
+    """Return the failure to find a task, `at` this place in the log. JSON has the id as a number if it fits one."""
+    fits = isinstance(ref, int) and -(2**63) <= ref < 2**63
+    failure = TaskNotFound(f"there is no task {ref}", id=ref if fits else str(ref))
+    failure.at = at
+    return failure
 
 
 def _task(result: Task | None) -> Task:

@@ -9,12 +9,13 @@ import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
 from taskctl import fields
 from taskctl.errors import FieldError, InvalidRequest, InvalidTask, TaskctlError, by_code
@@ -31,6 +32,7 @@ from taskctl.tasks import (
     Remove,
     Task,
     TaskPatch,
+    TaskQuery,
     Written,
 )
 
@@ -317,6 +319,12 @@ def place_in_log(epoch: str, seq: int) -> str:
     return f"{epoch}.{seq}"
 
 
+def seq_in(at: str, epoch: str) -> int:
+    """Return how far a log had got at a place in it; 0 if that is in another log, or none at all."""
+    own, _, seq = at.rpartition(".")
+    return int(seq) if own == epoch and seq.isascii() and seq.isdecimal() and len(seq) < 20 else 0
+
+
 def newer(one: str, other: str) -> str:
     """Return the newer one of two places in the log; the second one, if they are not of the same log."""
     epoch, _, seq = one.rpartition(".")
@@ -356,6 +364,31 @@ def decode_cursor(query: object, cursor: str, kind: type[T]) -> T:
     except (UnicodeError, binascii.Error, msgspec.DecodeError, RecursionError):
         pass
     raise InvalidRequest("the cursor does not belong to this query; start again without it")
+
+
+# What stands in a cursor comes from outside: as large as a column, no NUL, and a moment of which every zone has a date.
+_Moment: TypeAlias = Annotated[int, Meta(ge=0, le=253_370_764_800_000_000)]
+_Key: TypeAlias = Annotated[int, Meta(ge=-(2**63) + 1, le=2**63 - 1)] | Annotated[str, Meta(pattern="^[^\\0]*$")]
+
+
+def encode_task_cursor(query: TaskQuery, now: int, place: Sequence[int | str]) -> str:
+    """Return a cursor of a list of tasks: what comes after this place, as it was judged at this moment."""
+    return encode_cursor(_same(query), [now, place])
+
+
+def task_cursor(query: TaskQuery) -> tuple[int, list[int | str]] | None:
+    """Return the moment and the place that the query's cursor stands for, None if it has none.
+
+    A later page is judged at the moment of the first one: what is overdue stays so. Raises InvalidRequest.
+    """
+    if query.cursor is None:
+        return None
+    moment, place = decode_cursor(_same(query), query.cursor, tuple[_Moment, list[_Key]])
+    return moment, place
+
+
+def _same(query: TaskQuery) -> object:
+    return ["tasks", query.where, query.sort, query.zone]
 
 
 def _fingerprint(query: object) -> str:

@@ -6,21 +6,23 @@ What is slow to import is imported where it is used: a local command needs no ev
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from taskctl.config import Loaded, Settings, default_database
 from taskctl.errors import ConfigError, Unavailable, UsageError
 from taskctl.observe import Observer, ignore
-from taskctl.tasks import Source, TaskService
+from taskctl.tasks import Log, Source, Step, TaskService
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from taskctl.cache.feed import Lease
     from taskctl.remote import Answered
     from taskctl.storage.backup import Counts
+    from taskctl.storage.committer import Told
     from taskctl.storage.driver import Driver
     from taskctl.storage.libpq import Place
     from taskctl.storage.postgres import Postgres
@@ -41,11 +43,13 @@ async def open_tasks(
     settings: Settings | None = None,
     observer: Observer = ignore,
     checked: bool = True,
+    cached: bool = False,
 ) -> AsyncIterator[TaskService]:
     """Open the tasks of a place: `sqlite:///tasks.db`, `postgresql://HOST/DATABASE`, or the `https://` address of a server.
 
     url: the place; without one, the `database_url` of the settings. workspace: which tasks there. actor, source: who writes,
     as the log will tell. checked: whether to see now that there are tasks to be had; otherwise the first use tells.
+    cached: whether answers are remembered, as `taskctl serve` does it: for a process that lives long and reads much.
 
     Raises ConfigError for an address that cannot be used, Unavailable or SchemaOutdated if there are no tasks to be had.
     """
@@ -58,7 +62,7 @@ async def open_tasks(
             yield remote
         return
 
-    from taskctl.storage.committer import Committer
+    from taskctl.storage.committer import Committer, ignore_steps
     from taskctl.storage.flights import Flights
     from taskctl.storage.ledger import Ledger
     from taskctl.storage.sql import Questions, SqlTasks
@@ -69,23 +73,76 @@ async def open_tasks(
         from taskctl.storage.foresight import Foresight
 
         postgres, readers = _postgres(url, settings, observer)
-        driver, ledger, width = postgres, Foresight(postgres), 2
+        driver, ledger, width, file = postgres, Foresight(postgres), 2, None
     else:
         from taskctl.storage.threads import READERS, ThreadedSqlite
 
-        driver, readers = ThreadedSqlite(_file(url, settings, observer)), READERS
+        file = _file(url, settings, observer)
+        driver, readers = ThreadedSqlite(file), READERS
         ledger, width = Ledger(driver), 1
-    flights = Flights(Questions(driver), width=readers, patience=max(settings.database_timeout, 1.0))
-    committer = Committer(ledger, observer, width=width, patience=settings.database_timeout)
-    tasks = SqlTasks(flights.ask, committer.submit, workspace=workspace, actor=actor, source=source)
-    try:
+    questions = Questions(driver)
+    flights = Flights(questions, width=readers, patience=max(settings.database_timeout, 1.0))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(driver.close)
+        stack.push_async_callback(flights.close)
+        remember: Remember = _as_it_is
+        told: Told = ignore_steps
+        if cached:
+            opened = await stack.enter_async_context(_cache(questions, file, settings, observer))
+            remember, told = opened
+        committer = Committer(ledger, observer, width=width, patience=settings.database_timeout, told=told)
+        stack.push_async_callback(committer.close)
+        tasks = SqlTasks(flights.ask, committer.submit, workspace=workspace, actor=actor, source=source)
         if checked:
             await tasks.ready()
-        yield tasks
-    finally:
-        await committer.close()
-        await flights.close()
-        await driver.close()
+        yield remember(tasks, workspace)
+
+
+Remember: TypeAlias = "Callable[[TaskService, str], TaskService]"
+
+
+def _as_it_is(tasks: TaskService, workspace: str) -> TaskService:
+    """Remember nothing."""
+    del workspace
+    return tasks
+
+
+@asynccontextmanager
+async def _cache(log: Log, file: File | None, settings: Settings, observer: Observer) -> AsyncIterator[tuple[Remember, Told]]:
+    """Open the memories; give what puts them before a service, and what is to be told of whatever is written.
+
+    file: of the database, if it is one: whether somebody has written to that is known at any time.
+    """
+    from taskctl.cache.feed import POLL_SECONDS, Feed, Moments
+    from taskctl.cache.memory import Memory
+    from taskctl.cache.tasks import Cache, CachedTasks
+
+    async with AsyncExitStack() as stack:
+        shared = None
+        if settings.redis_url:
+            from taskctl.cache.redis import Redis
+
+            shared = Redis(settings.redis_url, password_file=settings.redis_password_file, observer=observer)
+            stack.push_async_callback(shared.close)
+        lease: Lease = Moments()
+        if file is not None:
+            from taskctl.storage.sqlite import Unmoved
+
+            lease = stack.enter_context(closing(Unmoved(file)))
+        memory = Memory(settings.cache_bytes)
+        cache = Cache(memory, shared, singles=settings.redis_tasks, observer=observer)
+        feed = Feed(log, lease, every=None if file is not None else POLL_SECONDS, observer=observer, lost=memory.clear)
+
+        def told(workspace: str, steps: Sequence[Step]) -> None:
+            cache.written(workspace, steps, feed.written(workspace, steps))
+
+        if shared is not None:
+            shared.listen(feed.wake)
+        feed.start()
+        try:
+            yield lambda tasks, workspace: CachedTasks(tasks, workspace, feed, cache), told
+        finally:
+            await feed.close()
 
 
 def _postgres(url: str, settings: Settings, observer: Observer) -> tuple[Postgres, int]:
@@ -324,7 +381,14 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
 
     def service() -> AbstractAsyncContextManager[TaskService]:
         checked = settings.migrate != "off"
-        return open_tasks(settings=settings, workspace=settings.workspace, source="api", observer=observer, checked=checked)
+        return open_tasks(
+            settings=settings,
+            workspace=settings.workspace,
+            source="api",
+            observer=observer,
+            checked=checked,
+            cached=settings.cache_bytes > 0,
+        )
 
     return make_app(service, observer)
 

@@ -100,7 +100,7 @@ class Failing(TaskService):
     def __init__(self, failure: Exception) -> None:
         self._failure = failure
 
-    async def ask(self, query: Query[T]) -> Read[T]:
+    async def ask(self, query: Query[T], *, at: str = "", fresh: bool = False) -> Read[T]:
         raise self._failure
 
     async def write(self, changes: Changeset, *, key: IdempotencyKey | None = None) -> Written:

@@ -21,10 +21,22 @@ def serve(
     migrate: Annotated[str | None, typer.Option(help="auto upgrades the schema, check refuses an old one, off waits.")] = None,
     database_connections: Annotated[str | None, typer.Option(help="Connections to PostgreSQL, at most.")] = None,
     drain_seconds: Annotated[str | None, typer.Option(help="After SIGTERM, seconds to go on accepting.")] = None,
+    cache_bytes: Annotated[str | None, typer.Option(help="Memory for answers, in bytes; 0 keeps none.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="A Redis that several servers share as a second cache.")] = None,
+    redis_password_file: Annotated[str | None, typer.Option(help="The file with its password.")] = None,
+    redis_tasks: Annotated[bool | None, typer.Option(help="Keep single tasks in it, too, not only lists.")] = None,
 ) -> None:
     """Serve the API, on 127.0.0.1:8080 and the same database as the commands, until SIGTERM or ctrl-C."""
     call = call.with_flags(
-        host=host, port=port, drain_seconds=drain_seconds, migrate=migrate, database_connections=database_connections
+        host=host,
+        port=port,
+        drain_seconds=drain_seconds,
+        migrate=migrate,
+        database_connections=database_connections,
+        cache_bytes=cache_bytes,
+        redis_url=redis_url,
+        redis_password_file=redis_password_file,
+        redis_tasks=redis_tasks,
     )
     if call.loaded.remote:
         raise UsageError(f"a server serves a database, and {call.loaded.remote} is a server already")

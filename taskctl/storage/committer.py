@@ -14,14 +14,14 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from taskctl.errors import OutcomeUnknown, Overloaded, TaskctlError, Unavailable
 from taskctl.observe import BatchCommitted, Observer
 from taskctl.storage.driver import Doubtful
 from taskctl.storage.ledger import Entered, Ledger, Outcome, Pending
-from taskctl.tasks import Add, Edit, Written
+from taskctl.tasks import Add, Edit, Step, Written
 
 OPERATIONS_MAX = 1_000
 """In one transaction; a single changeset may have no more than half of it."""
@@ -31,6 +31,13 @@ WAITING_MAX = 10_000
 """Operations that wait, over all workspaces."""
 SPLIT_MIN = 16
 """So many changesets that find nothing under way go out as two batches, where two may be."""
+
+
+Told: TypeAlias = Callable[[str, Sequence[Step]], None]
+
+
+def ignore_steps(workspace: str, steps: Sequence[Step]) -> None:
+    """Tell nobody of them."""
 
 
 class _Waiting(NamedTuple):
@@ -52,11 +59,13 @@ class Committer:
     """Gathers changesets into batches, and has the ledger write them.
 
     width: how many transactions of a workspace may be under way; patience: for how many seconds an outcome that is in doubt is
-    looked for, before it is OutcomeUnknown.
+    looked for, before it is OutcomeUnknown. told: is called with the entries of each batch that is durable, before anybody has
+    an answer.
     """
 
-    def __init__(self, ledger: Ledger, observer: Observer, *, width: int, patience: float) -> None:
+    def __init__(self, ledger: Ledger, observer: Observer, *, width: int, patience: float, told: Told) -> None:
         self._ledger = ledger
+        self._told = told
         self._observer = observer
         self._width = width
         self._patience = patience
@@ -141,6 +150,7 @@ class Committer:
         lane = self._lanes.get(workspace)
         operations = sum(waiting.operations for waiting in batch)
         self._observer(BatchCommitted(workspace, len(batch), operations, len(lane.waiting) if lane else 0, seconds))
+        self._told(workspace, entered.steps)
         _answer(batch, entered.outcomes)
 
     async def _settle(self, workspace: str, batch: Sequence[_Waiting], entered: Entered, deadline: float) -> None:

@@ -21,6 +21,8 @@ class Dialect(Protocol):
     alone: str
     """Takes all tables for writing, so that nobody else writes before the transaction ends."""
 
+    history: str
+    """Which course of events this is, as an expression: another one after a copy of the database took its place."""
     filled: str
     """Is said when much has been written at once, so that the next statements know of it."""
 

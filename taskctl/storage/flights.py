@@ -11,9 +11,8 @@ from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
 from taskctl.errors import Overloaded, Unavailable
-from taskctl.storage.ledger import no_task
 from taskctl.storage.sql import Questions
-from taskctl.tasks import GetTask, Query, Read, Ref, Task
+from taskctl.tasks import GetTask, Query, Read, Ref, Task, no_task
 
 TASKS_MAX = 500
 """Tasks asked for in one query."""
@@ -112,7 +111,7 @@ class Flights:
                 if (task := found.value.get(ref)) is not None:
                     _tell(askers, Read(task, found.at))
                 else:
-                    _fail(askers, no_task(ref))
+                    _fail(askers, no_task(ref, found.at))
         finally:
             self._flying[workspace] -= 1
             if not self._flying[workspace]:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from taskctl.errors import Conflict, IdempotencyMismatch, InvalidRequest, TaskctlError, TaskNotFound
+from taskctl.errors import Conflict, IdempotencyMismatch, InvalidRequest, TaskctlError
 from taskctl.storage.driver import Connection, Driver
 from taskctl.storage.rows import (
     ENTRY,
@@ -19,7 +19,7 @@ from taskctl.storage.rows import (
     Entry,
     Head,
     Record,
-    former,
+    Worked,
     instant,
     record_of,
     row_of,
@@ -40,10 +40,12 @@ from taskctl.tasks import (
     Refuse,
     Remove,
     Source,
+    Step,
     Task,
     Written,
     change,
     create,
+    no_task,
     require_equal,
     require_version,
 )
@@ -74,12 +76,13 @@ _FORGET = (  # some at a time: whoever writes next must not pay for a busy day
 class Entered(NamedTuple):
     """What became of a batch, and the number and changeset of its first log entry, by which it can be found in the log.
 
-    foreseen: whether even the failures are true only if the batch was written.
+    steps: its entries. foreseen: whether even the failures are true only if the batch was written.
     """
 
     outcomes: list[Outcome]
     seq: int
     changeset: UUID | None
+    steps: Sequence[Step] = ()
     foreseen: bool = False
 
 
@@ -231,7 +234,8 @@ class Draft:
 
     def entered(self, outcomes: list[Outcome]) -> Entered:
         """Return what became of the changesets, and where in the log it is."""
-        return Entered(outcomes, self.seq + 1, self.entries[0].changeset if self.entries else None)
+        steps = [Worked(self.seq + n, entry) for n, entry in enumerate(self.entries, start=1)]
+        return Entered(outcomes, self.seq + 1, self.entries[0].changeset if self.entries else None, steps)
 
     async def write(self, connection: Connection) -> None:
         """Write what a batch changes, and its entries in the log."""
@@ -306,9 +310,9 @@ class Draft:
         return written
 
     def _run(self, operation: Operation, pending: Pending, changeset: UUID) -> Task | None:
-        def log(op: str, version: int, task: Task, former: dict[str, object] | None = None) -> None:
+        def log(op: str, version: int, task: Task, before: Task | None) -> None:
             about = (changeset, pending.actor, pending.source, pending.changes.message)
-            self.entries.append(Entry(*about, op, version, task, former))
+            self.entries.append(Entry(*about, op, version, task, before))
 
         match operation:
             case Add(new):
@@ -318,7 +322,7 @@ class Draft:
                 task = create(new, id=self.next_id, uid=new.uid or uuid7(self.now), now=now)
                 self.next_id += 1
                 self._replace(None, task)
-                log("add", task.version, task)
+                log("add", task.version, task, None)
                 return task
             case Edit(ref, patch, version, expected):
                 task = self._find(ref)
@@ -327,13 +331,13 @@ class Draft:
                 changed = change(task, patch, now=instant(self.now))
                 if changed is not task:
                     self._replace(task, changed)
-                    log("edit", changed.version, changed, former(task, changed))
+                    log("edit", changed.version, changed, task)
                 return changed
             case Remove(ref, version):
                 task = self._find(ref)
                 require_version(task, version)
                 self._replace(task, None)
-                log("remove", task.version + 1, task)
+                log("remove", task.version + 1, task, task)
                 return None
             case Refuse(error):
                 raise error
@@ -355,9 +359,3 @@ class Draft:
         if after is not None:
             self.tasks[after.id] = after
             self.uids[after.uid] = after.id
-
-
-def no_task(ref: Ref) -> TaskNotFound:
-    """Return the failure to find a task. JSON has the id as a number if it fits one."""
-    fits = isinstance(ref, int) and -(2**63) <= ref < 2**63
-    return TaskNotFound(f"there is no task {ref}", id=ref if fits else str(ref))

@@ -143,6 +143,7 @@ class Dialect:
 
     lock = "SELECT 1 FROM workspaces WHERE name = ? FOR NO KEY UPDATE"
     blind = False
+    history = "substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"  # the timeline
     filled = "ANALYZE workspaces, tasks, task_labels, log"
     now = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     alone = (

@@ -16,8 +16,8 @@ from taskctl.errors import TaskctlError
 from taskctl.fields import PRIORITIES, STATUSES
 from taskctl.filters import end_of_day, micros, search_text
 from taskctl.storage.driver import Row
-from taskctl.tasks import Change, Source, Task, Written
-from taskctl.wire import error, problem
+from taskctl.tasks import Change, Source, Step, Task, Written
+from taskctl.wire import decode, error, problem
 
 TASK = (
     *("id", "uid", "title", "description", "status", "priority", "project", "labels", "due_at", "due_is_day"),
@@ -109,7 +109,7 @@ class Head(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A log entry on its way into the log: the task after it (before it, if it was removed), and what an edit changed.
+    """A log entry on its way into the log: the task after it (the last it was, if it was removed), and the task before it.
 
     version: the task's; a removal counts as one more.
     """
@@ -121,7 +121,51 @@ class Entry(NamedTuple):
     op: str
     version: int
     task: Task
-    former: dict[str, Any] | None
+    before: Task | None
+
+
+class Worked(Step):
+    """An entry that was written here."""
+
+    __slots__ = ("_entry",)
+
+    def __init__(self, seq: int, entry: Entry) -> None:
+        super().__init__(seq, entry.task.id)
+        self._entry = entry
+
+    @property
+    def tasks(self) -> tuple[Task | None, Task | None]:
+        return self._entry.before, None if self._entry.op == "remove" else self._entry.task
+
+
+class Stored(Step):
+    """An entry that was read from the log. Most are never looked at more closely, so that is done late."""
+
+    __slots__ = ("_row", "_tasks")
+
+    def __init__(self, row: Row) -> None:
+        """Take a row with the columns STEP."""
+        super().__init__(row[0], row[1])
+        self._row = row
+        self._tasks: tuple[Task | None, Task | None] | None = None
+
+    @property
+    def tasks(self) -> tuple[Task | None, Task | None]:
+        if self._tasks is None:
+            _, _, op, version, text, former = self._row
+            task = decode(text, Task)
+            match op:
+                case "add":
+                    self._tasks = None, task
+                case "remove":
+                    self._tasks = task, None
+                case _:
+                    raw = {**_object(text), **_object(former), "version": version - 1}
+                    self._tasks = decode(_encode(raw), Task), task
+        return self._tasks
+
+
+STEP = ("seq", "entity_id", "op", "version", "task", "former")
 
 
 class Record(NamedTuple):
@@ -202,7 +246,7 @@ def row_of_entry(entry: Entry, seq: int, at: int) -> list[Any]:
         entry.op,
         entry.version,
         _encode(entry.task).decode(),
-        None if entry.former is None else _encode(entry.former).decode(),
+        _encode(_former(entry.before, entry.task)).decode() if entry.op == "edit" and entry.before is not None else None,
         entry.message,
         str(entry.task.uid),
     ]
@@ -235,7 +279,7 @@ def change_of(row: Row) -> Change:
     )
 
 
-def former(before: Task, after: Task) -> dict[str, Any]:
+def _former(before: Task, after: Task) -> dict[str, Any]:
     """Return the values that an edit replaced; its version and time are those of the entry itself."""
     names: Sequence[str] = Task.__struct_fields__
     return {

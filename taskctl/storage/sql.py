@@ -1,21 +1,21 @@
 """`SqlTasks`: the service over a database. Every question is put into SQL here, once for all kinds of database."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, NamedTuple, Self, TypeAlias, cast
+from typing import Any, NamedTuple, Self, TypeAlias, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from msgspec import UNSET, Meta
+from msgspec import UNSET
 
 from taskctl.errors import CursorExpired, InvalidRequest, TaskctlError
 from taskctl.fields import STATUSES
-from taskctl.filters import micros, zone_of
+from taskctl.filters import micros, place, zone_of
 from taskctl.storage import where
 from taskctl.storage.driver import Driver, Row, Sql
-from taskctl.storage.ledger import Outcome, Pending, no_task
-from taskctl.storage.rows import LOG, TASK, change_of, instant, task_of
+from taskctl.storage.ledger import Outcome, Pending
+from taskctl.storage.rows import LOG, STEP, TASK, Stored, change_of, instant, task_of
 from taskctl.tasks import (
     Change,
     Changes,
@@ -28,15 +28,18 @@ from taskctl.tasks import (
     History,
     IdempotencyKey,
     Labels,
+    News,
     Overdue,
     Page,
     Projects,
     Query,
     Read,
+    Recent,
     Ref,
     Source,
     Stats,
     Status,
+    Step,
     T,
     Tallies,
     Tally,
@@ -45,16 +48,24 @@ from taskctl.tasks import (
     TaskService,
     Text,
     Written,
+    no_task,
 )
-from taskctl.wire import decode_cursor, digest, encode_changeset, encode_cursor, place_in_log
+from taskctl.wire import (
+    decode_cursor,
+    digest,
+    encode_changeset,
+    encode_cursor,
+    encode_task_cursor,
+    place_in_log,
+    task_cursor,
+)
 
 _TASK = ", ".join(TASK)
 _LOG = ", ".join(LOG)
 _INTEGER_MAX = 2**63 - 1
-# What stands in a cursor comes from outside: as large as a column, no NUL, and a moment of which every zone has a date.
-_Moment: TypeAlias = Annotated[int, Meta(ge=0, le=253_370_764_800_000_000)]
-_Key: TypeAlias = Annotated[int, Meta(ge=-_INTEGER_MAX, le=_INTEGER_MAX)] | Annotated[str, Meta(pattern="^[^\\0]*$")]
 STATS_DAYS = 30
+NEWS_MAX = 500
+"""Entries of one log that are told at once."""
 
 Submit: TypeAlias = Callable[[str, Pending], Awaitable[Outcome]]
 Ask: TypeAlias = Callable[[str, Query[Any]], Awaitable[Read[Any]]]
@@ -90,7 +101,8 @@ class SqlTasks(TaskService):
             raise outcome
         return outcome
 
-    async def ask(self, query: Query[T]) -> Read[T]:
+    async def ask(self, query: Query[T], *, at: str = "", fresh: bool = False) -> Read[T]:
+        del at, fresh  # every answer is from the database, and as new as can be
         return cast("Read[T]", await self._ask(self._workspace, query))
 
 
@@ -106,7 +118,7 @@ class Questions:
             case GetTask(ref):
                 found = await self.tasks(workspace, [ref])
                 if ref not in found.value:
-                    raise no_task(ref)
+                    raise no_task(ref, found.at)
                 return Read(found.value[ref], found.at)
             case TaskQuery():
                 return await self._list(workspace, query)
@@ -147,6 +159,38 @@ class Questions:
                     found[task.id if column == "id" else task.uid] = task
         return Read(found, at)
 
+    async def recent(self, workspace: str, count: int) -> Recent:
+        """Return where a workspace stands, and what its last entries changed. Raises InvalidRequest if there is none."""
+        sql = (
+            f"SELECT epoch, {self._driver.dialect.history}, seq, entity_id, latest FROM meta CROSS JOIN workspaces LEFT JOIN "
+            f"(SELECT entity_id, max(seq) AS latest FROM log WHERE {where.WORKSPACE} "
+            f"AND seq > (SELECT seq FROM workspaces WHERE name = ?) - {count} GROUP BY 1) AS changed ON 1 = 1 WHERE name = ?"
+        )
+        rows = await self._driver.fetch(sql, [workspace] * 3)
+        if not rows:
+            raise _no_workspace(workspace)
+        epoch, history, head = rows[0][:3]
+        changed = {id: latest for *_, id, latest in rows if id is not None}
+        return Recent(epoch, epoch + history, head, max(0, head - count), changed)
+
+    async def news(self, since: Mapping[str, int]) -> News:
+        """Return what comes after these numbers of these workspaces' logs, `NEWS_MAX` entries at most of each."""
+        followed = " UNION ALL ".join(["SELECT ? AS followed, ? AS since"] * len(since))
+        sql = (
+            f"SELECT epoch, {self._driver.dialect.history}, name, workspaces.seq, {', '.join(f'log.{name}' for name in STEP)} "
+            f"FROM meta CROSS JOIN ({followed}) AS f JOIN workspaces ON name = followed LEFT JOIN log "
+            f"ON log.workspace_id = workspaces.id AND log.seq > since AND log.seq <= since + {NEWS_MAX} ORDER BY name, log.seq"
+        )
+        logs: dict[str, tuple[int, list[Step]]] = {}
+        history = ""
+        for row in await self._driver.fetch(sql, [value for pair in since.items() for value in pair]):
+            epoch, timeline, name, head, *step = row
+            history = epoch + timeline
+            steps = logs.setdefault(name, (head, []))[1]
+            if step[0] is not None:
+                steps.append(Stored(tuple(step)))
+        return News(history, logs)
+
     async def _fetch(
         self, workspace: str, sql: str, params: Sequence[Any], *, beside: Sql = ("0", []), fixed: bool = False
     ) -> "_Answer":
@@ -160,16 +204,12 @@ class Questions:
         )
         rows = await self._driver.fetch(whole, [*beside[1], *params, workspace], fixed=fixed)
         if not rows:
-            raise InvalidRequest(f"there is no workspace {workspace!r}")
+            raise _no_workspace(workspace)
         seq, epoch, found = rows[0][:3]
         return _Answer(seq, epoch, found, [row[3:] for row in rows] if rows[0][3] is not None else [])
 
     async def _list(self, workspace: str, query: TaskQuery) -> Read[Page[Task]]:
-        same = ["tasks", query.where, query.sort, query.zone]
-        now, place = time.time_ns() // 1000, None
-        if query.cursor is not None:
-            # A later page is judged at the moment of the first one: what is overdue stays so.
-            now, place = decode_cursor(same, query.cursor, tuple[_Moment, list[_Key]])
+        now, start = task_cursor(query) or (time.time_ns() // 1000, None)
         sort = query.sort[0] if query.sort else "id"
         context = where.Context(self._driver.dialect, workspace, zone_of(query.zone), instant(now), sort)
         terms = where.terms(query.where)
@@ -178,7 +218,7 @@ class Questions:
         say: Callable[[Condition, where.Context], Sql] = where.condition
         if terms and query.limit is not None and context.dialect.blind:
             few, say = await self._fewest(terms, context), where.in_passing
-        keys, source = where.order(query.sort, TASK, context, walk=few is None and not texts)
+        keys, source = where.order(query.sort, context, walk=few is None and not texts)
         conditions = [say(term, context) for term in terms]
         if few is not None:
             conditions.append(where.among_few(few, context))
@@ -186,10 +226,10 @@ class Questions:
             # PostgreSQL takes any beginning of a word for frequent. What is looked for seldom is.
             source = where.fenced([where.condition(term, context) for term in texts], context)
             conditions = [where.in_passing(term, context) for term in terms if term not in texts]
-        if place is not None:
-            if [type(v) for v in place] != [str if k.sql == "title" else int for k in keys]:
+        if start is not None:
+            if [type(v) for v in start] != [str if k.sql == "title" else int for k in keys]:
                 raise InvalidRequest("the cursor does not belong to this query; start again without it")
-            conditions.append(where.after(keys, place))
+            conditions.append(where.after(keys, start))
         whole = " AND ".join([where.WORKSPACE, *(f"({sql})" for sql, _ in conditions)])
         params = [*source[1], workspace, *(param for _, more in conditions for param in more)]
         order_by = where.order_by(keys, "+" if few is not None else "")
@@ -202,7 +242,7 @@ class Questions:
         rows = answer.rows
         more_follow = query.limit is not None and len(rows) > query.limit
         items = tuple(map(task_of, rows[: query.limit]))
-        cursor = encode_cursor(same, [now, where.place(keys, rows[len(items) - 1])]) if more_follow else None
+        cursor = encode_task_cursor(query, now, place(items[-1], query.sort)) if more_follow else None
         return Read(Page(items, cursor, answer.beside if query.count else UNSET), answer.at)
 
     async def _fewest(self, terms: Sequence[Condition], context: where.Context) -> Condition | None:
@@ -224,7 +264,7 @@ class Questions:
         answer = await self._fetch(workspace, sql + _limit(query.limit), [workspace, *params, before])
         rows = answer.rows
         if not rows and query.cursor is None:
-            raise no_task(query.id)
+            raise no_task(query.id, answer.at)
         items = tuple(map(change_of, rows[: query.limit]))
         return Read(Page(items, encode_cursor(same, items[-1].seq) if len(rows) > len(items) else None), answer.at)
 
@@ -273,6 +313,10 @@ class _Answer(NamedTuple):
     @property
     def at(self) -> str:
         return place_in_log(self.epoch, self.seq)
+
+
+def _no_workspace(name: str) -> InvalidRequest:
+    return InvalidRequest(f"there is no workspace {name!r}")
 
 
 def _tallies(rows: Sequence[Row]) -> Tallies:

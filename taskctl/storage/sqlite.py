@@ -38,6 +38,7 @@ class Dialect:
     """How SQLite says it."""
 
     lock = "SELECT ?"  # whoever writes is alone
+    history = "''"  # a file is replaced as a whole, by a restore, and that renews the epoch
     filled = "SELECT 1"
     blind = True  # there are statistics only where somebody says ANALYZE, and then only averages
     now = "micros()"
@@ -242,6 +243,37 @@ class Connection:
 
     async def delete(self, table: str, key: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self._many(f"DELETE FROM {table} WHERE {' AND '.join(f'{column} = ?' for column in key)}", rows)
+
+
+class Unmoved:
+    """Tells whether anybody has written to a file, without waiting for anybody: `PRAGMA data_version`.
+
+    It is blind to what its own connection commits, so it has one on which nothing is ever written.
+    """
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._raw: sqlite3.Connection | None = None
+
+    def begin(self) -> int | None:
+        """Return a number that stays the same until somebody commits; None if that cannot be told now."""
+        try:
+            if self._raw is None:
+                self._raw = self._file.raw(mode="rw")
+                self._raw.execute("PRAGMA busy_timeout = 0")
+            [(number,)] = self._raw.execute("PRAGMA data_version")
+        except sqlite3.Error:
+            return None
+        return cast(int, number)
+
+    def holds(self, mark: int | None) -> bool:
+        """Return whether nobody has committed since."""
+        return mark is not None and self.begin() == mark
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._raw is not None:
+            self._raw.close()
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:

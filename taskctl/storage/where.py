@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from taskctl.fields import OPEN, PRIORITIES, STATUSES
-from taskctl.filters import DueLimits, before, due_limits, overdue_limits
-from taskctl.storage.driver import Dialect, Row, Sql
+from taskctl.filters import FIRST, LAST, DueLimits, before, due_limits, overdue_limits, whole_order
+from taskctl.storage.driver import Dialect, Sql
 from taskctl.tasks import And, Compare, Condition, Match, Not, Or, Overdue, Text
 
-_FIRST, _LAST = -(2**63) + 1, 2**63 - 1  # one more than the least: PostgreSQL reads -(2**63) as something larger than a BIGINT
 WORKSPACE = "workspace_id = (SELECT id FROM workspaces WHERE name = ?)"
 _SQL_OPEN = f"status < {STATUSES.index('done')}"
 
@@ -124,7 +123,7 @@ def _joined(word: str, terms: Sequence[Condition], context: Context) -> Sql:
 
 def _due_before(limits: DueLimits, context: Context) -> Sql:
     # The first term is what an index has; it is implied by the others.
-    index = f"COALESCE(due_at, {_FIRST if context.sort == '-due' else _LAST}) <= ?"
+    index = f"COALESCE(due_at, {FIRST if context.sort == '-due' else LAST}) <= ?"
     exact = "due_at IS NOT NULL AND CASE WHEN due_is_day = 1 THEN due_at <= ? ELSE due_at < ? END"
     return f"({index} AND {exact})", [max(limits), limits.day, limits.instant]
 
@@ -143,7 +142,7 @@ def _match(field: str, values: Sequence[Any], context: Context) -> Sql:
             elif field == "status" and set(some) == set(OPEN):
                 sql = _SQL_OPEN
         case "id":
-            sql, params = _in("id", [value for value in some if 0 < value <= _LAST])
+            sql, params = _in("id", [value for value in some if 0 < value <= LAST])
         case "project" if some:
             below = "project = ? OR (project >= ? AND project < ?)"  # "/" is the character after "."
             sql = f"(project IS NOT NULL AND ({' OR '.join([below] * len(some))}))"
@@ -170,11 +169,10 @@ def _in(column: str, values: Sequence[Any]) -> Sql:
 
 
 class _Key(NamedTuple):
-    """One key of an order: the expression, its direction, and the row's position that it is made of."""
+    """One key of an order: the expression and its direction. `filters.place` gives the values of a task's."""
 
     sql: str
     descending: bool
-    position: int
 
 
 class Order(NamedTuple):
@@ -190,25 +188,21 @@ _LOG_FIRST = (
 )
 
 
-def order(sort: Sequence[str], columns: Sequence[str], context: Context, *, walk: bool) -> Order:
-    """Return an order of the rows of `columns`. No two rows are equal in it. walk: whether they are found in this order.
+def order(sort: Sequence[str], context: Context, *, walk: bool) -> Order:
+    """Return an order of tasks. No two rows are equal in it. walk: whether they are found in this order.
 
     The id that breaks ties goes the way of the key before it, so that one index serves an order and its reverse. By
     `updated_at` the rows are found through the log, because an index of it would make every edit dear (docs/decisions/0009).
     """
     through_log = walk and context.sort.lstrip("-") == "updated_at"
     keys: list[_Key] = []
-    for word in [*sort, "-id" if sort and sort[-1].startswith("-") else "id"]:
-        name, descending = word.lstrip("-"), word.startswith("-")
-        column = "due_at" if name == "due" else name
-        sql = column
+    for name, descending in whole_order(sort):
+        sql = name
         if name == "due":  # without one a task comes last either way
-            sql = f"COALESCE(due_at, {_FIRST if descending else _LAST})"
+            sql = f"COALESCE(due_at, {FIRST if descending else LAST})"
         elif through_log:
-            sql = {"updated_at": "changed_at", "id": "changed_id"}.get(column, column)
-        keys.append(_Key(sql, descending, columns.index(column)))
-        if column == "id":
-            break
+            sql = {"updated_at": "changed_at", "id": "changed_id"}.get(name, name)
+        keys.append(_Key(sql, descending))
     return Order(keys, (_LOG_FIRST, [context.workspace] * 2) if through_log else ("tasks", []))
 
 
@@ -222,15 +216,6 @@ def fenced(found: Sequence[Sql], context: Context) -> Sql:
 def order_by(keys: Sequence[_Key], mark: str = "") -> str:
     """Return the ORDER BY list. mark: a plus keeps SQLite from going through an index in this order."""
     return ", ".join(f"{mark}{key.sql} DESC" if key.descending else f"{mark}{key.sql}" for key in keys)
-
-
-def place(keys: Sequence[_Key], row: Row) -> list[int | str]:
-    """Return where a row stands in the order."""
-    values = []
-    for key in keys:
-        value = row[key.position]
-        values.append(value if value is not None else _FIRST if key.descending else _LAST)
-    return values
 
 
 def after(keys: Sequence[_Key], place: Sequence[int | str]) -> Sql:

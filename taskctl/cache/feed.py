@@ -1,0 +1,288 @@
+"""Follows the logs of workspaces, and so knows which of the answers that are remembered still hold.
+
+The promise (docs/cache.md): no answer was out of date for more than `LEASE_SECONDS` when it was asked for, and none that a
+write by this process had made so. It rests on one rule. An answer carries the end of its workspace's log at the moment it was
+read, in the same statement. It holds if all entries since then are known, and none of them touches it, and the log has been
+looked at to its end a moment ago. No clock of another machine is in it, and nothing that Redis says.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from taskctl.cache.memory import Kept
+from taskctl.errors import TaskctlError
+from taskctl.observe import FeedPolled, Observer
+from taskctl.tasks import GetTask, Log, Recent, Step
+
+POLL_SECONDS = 0.5
+LEASE_SECONDS = 2.0
+"""How long the end of a log is known from the moment in which looking for it began."""
+JOIN_ENTRIES = 10_000
+"""Entries of a log that are looked at when its workspace is asked for the first time: answers older than these are of no use."""
+CHANGED_MAX = 50_000
+"""Changes whose tasks are known, per workspace; with more, what was read before the oldest is of no use."""
+STEPS_MAX = 500
+"""Entries that lists are compared with, per workspace: one that nobody has asked for meanwhile is asked for anew."""
+WORKSPACES_MAX = 1_000
+GATHER_SECONDS = 0.02
+"""Between two looks at the logs, however often somebody says that there is something new."""
+
+_log = logging.getLogger("taskctl.cache")
+
+
+class Lease(Protocol):
+    """How it is known that a log has not grown unseen."""
+
+    def begin(self) -> Any:
+        """Return a mark of this moment, before the end of a log is read."""
+
+    def holds(self, mark: Any) -> bool:
+        """Return whether what was read after that moment can still be taken for the end."""
+
+
+class Moments:
+    """The lease of a database that others write to: it holds for a while. A machine that sleeps does not stop its clock."""
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or (lambda: time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)))
+
+    def begin(self) -> float:
+        """Return the time."""
+        return self._clock()
+
+    def holds(self, mark: float) -> bool:
+        """Return whether that was a moment ago."""
+        return self._clock() - mark <= LEASE_SECONDS
+
+
+class Following:
+    """What is known of a workspace's log. It stands for one history: after a loss there is another one.
+
+    applied: every entry up to here is known. base: of what changed up to here, not all is known.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self.joined = False
+        self.epoch = ""
+        self.history = ""
+        self.applied = self.base = 0
+        self._mark: Any = None
+        self._changed: dict[int, int] = {}
+        self._order: deque[tuple[int, int]] = deque()
+        self._steps: dict[int, Step] = {}
+        self._ahead: set[int] = set()
+
+    # ------------------------------------------------------------------------------------------------ what it is asked for
+
+    @property
+    def leased(self) -> bool:
+        """Whether the log's end is known."""
+        return self.joined and self._lease.holds(self._mark)
+
+    def holds(self, kept: Kept) -> bool:
+        """Return whether an answer is still the one that the database would give, as far as the log is known."""
+        if kept.seq < self.base:
+            return False
+        if type(kept.query) is GetTask:
+            return self._changed.get(kept.query.id, 0) <= kept.seq  # type: ignore[arg-type]  # only ids are remembered
+        return self._holds_list(kept)
+
+    def _holds_list(self, kept: Kept) -> bool:
+        while (step := self._steps.get(kept.checked + 1)) is not None:
+            if kept.touched(step):
+                return False
+            kept.checked += 1
+        if kept.checked < self.applied:  # what is not known any more may have touched it
+            return False
+        return not any(seq > kept.checked and kept.touched(self._steps[seq]) for seq in self._ahead)
+
+    def reached(self, kept: Kept, seq: int) -> bool:
+        """Return whether an answer that holds is at least as new as this entry."""
+        return kept.seq >= seq or self.applied >= seq
+
+    # ------------------------------------------------------------------------------------------------- what it is told
+
+    def join(self, mark: Any, recent: Recent) -> None:
+        """Begin to know the log, from what was read of it after the moment of the mark."""
+        self.epoch, self.history = recent.epoch, recent.history
+        self.applied, self.base = recent.head, recent.base
+        for id, seq in sorted(recent.changed.items(), key=lambda pair: pair[1]):
+            self._change(id, seq)
+            self._order.append((seq, id))
+        for seq in [seq for seq in self._ahead if seq <= self.applied]:
+            self._ahead.remove(seq)
+            del self._steps[seq]
+        self._mark = mark
+        self.joined = True
+
+    def advance(self, mark: Any, head: int, steps: Sequence[Step]) -> bool:
+        """Take note of what comes next in the log. Return False if it is not the log that was followed."""
+        for step in steps:
+            if step.seq != self.applied + 1:
+                return False
+            self.applied = step.seq
+            self._steps.setdefault(step.seq, step)
+            self._ahead.discard(step.seq)
+            self._change(step.id, step.seq)
+            self._order.append((step.seq, step.id))
+        if head < self.applied or (head > self.applied and not steps):
+            return False
+        if head == self.applied:
+            self._mark = mark
+        for seq in range(self.applied - STEPS_MAX - len(steps), self.applied - STEPS_MAX + 1):
+            self._steps.pop(seq, None)
+        while len(self._order) > CHANGED_MAX:
+            seq, id = self._order.popleft()
+            self.base = max(self.base, seq)
+            if self._changed[id] == seq:
+                del self._changed[id]
+        return True
+
+    def written(self, steps: Sequence[Step]) -> None:
+        """Take note of entries that this process has written. They may come before others that are not known yet."""
+        for step in steps:
+            self._change(step.id, step.seq)
+            if step.seq > self.applied:
+                self._ahead.add(step.seq)
+                self._steps[step.seq] = step
+
+    def _change(self, id: int, seq: int) -> None:
+        if self._changed.get(id, 0) < seq:
+            self._changed[id] = seq
+
+
+class Feed:
+    """Follows the logs of the workspaces that are asked for.
+
+    every: seconds between two looks at the logs, None to look only when woken. lost: is called when a history has ended, so
+    that nothing of it is to be remembered.
+    """
+
+    def __init__(
+        self, log: Log, lease: Lease, *, every: float | None, observer: Observer, lost: Callable[[], None] = lambda: None
+    ) -> None:
+        self._log = log
+        self._lease = lease
+        self._every = every
+        self._observer = observer
+        self._lost = lost
+        self._followed: OrderedDict[str, Following] = OrderedDict()
+        self._history = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._woken = asyncio.Event()
+        self._closed = False
+
+    def following(self, workspace: str) -> Following | None:
+        """Return what is known of a workspace's log; None as long as that is nothing. Then it will be."""
+        found = self._followed.get(workspace)
+        if found is None:
+            self._join(workspace)
+            return None
+        if not found.leased:
+            self._woken.set()
+        return found if found.joined else None
+
+    def current(self, workspace: str, following: Following) -> bool:
+        """Return whether this is still the history that is followed."""
+        return self._followed.get(workspace) is following
+
+    def written(self, workspace: str, steps: Sequence[Step]) -> Following | None:
+        """Take note of what this process has written, before anybody is told; return what is known of the log, if anything."""
+        found = self._followed.get(workspace)
+        if found is not None:
+            found.written(steps)
+        self._woken.set()
+        return found
+
+    def wake(self, workspace: str) -> None:
+        """Look at the logs soon: somebody says that there is something new in this one."""
+        if workspace in self._followed:
+            self._woken.set()
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._start(self._go_on())
+
+    async def close(self) -> None:
+        """Look no more."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _join(self, workspace: str) -> None:
+        if self._closed:
+            return
+        following = self._followed[workspace] = Following(self._lease)  # so that what is written meanwhile is known
+        if len(self._followed) > WORKSPACES_MAX:
+            self._followed.popitem(last=False)
+        self._start(self._get_to_know(workspace, following))
+
+    async def _get_to_know(self, workspace: str, following: Following) -> None:
+        mark = self._lease.begin()
+        try:
+            recent = await self._log.recent(workspace, JOIN_ENTRIES)
+        except Exception as e:  # whoever asks is told by the database itself; the next one who asks begins anew
+            if not isinstance(e, TaskctlError):
+                _log.exception("the log of the workspace %r cannot be followed", workspace)
+            if self.current(workspace, following):
+                del self._followed[workspace]
+            return
+        if self._history not in ("", recent.history):
+            self._forget()
+        elif self.current(workspace, following):
+            self._history = recent.history
+            following.join(mark, recent)
+
+    def _forget(self) -> None:
+        """Begin anew: the database is another one, or one that went back in time."""
+        self._followed.clear()
+        self._history = ""
+        self._lost()
+
+    async def _go_on(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._every):
+                    await self._woken.wait()
+            self._woken.clear()
+            while await self._look():
+                pass
+            await asyncio.sleep(GATHER_SECONDS)
+
+    async def _look(self) -> bool:
+        """Read what is new in all logs, and return whether there is more."""
+        followed = {name: following for name, following in self._followed.items() if following.joined}
+        if not followed:
+            return False
+        began, mark = time.perf_counter(), self._lease.begin()
+        try:
+            news = await self._log.news({name: following.applied for name, following in followed.items()})
+        except Exception as e:  # the leases end, if it goes on
+            if not isinstance(e, TaskctlError):
+                _log.exception("the log cannot be followed")
+            self._observer(FeedPolled(len(followed), 0, 0, time.perf_counter() - began, failed=True))
+            return False
+        behind = entries = 0
+        for name, following in followed.items():
+            head, steps = news.logs.get(name, (-1, []))
+            entries += len(steps)
+            if news.history != self._history or not following.advance(mark, head, steps):
+                if self.current(name, following):
+                    self._forget()
+                return False
+            behind += head - following.applied
+        self._observer(FeedPolled(len(followed), entries, behind, time.perf_counter() - began, failed=False))
+        return behind > 0

@@ -1,0 +1,178 @@
+"""The first level: answers in this process, encoded, bounded in bytes."""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+from taskctl.filters import is_after, matches, place, zone_of
+from taskctl.tasks import GetTask, History, Labels, Overdue, Page, Projects, Query, Step, Task, TaskQuery
+from taskctl.wire import task_cursor
+
+OVERHEAD = 700
+"""Bytes that an answer takes besides its JSON: its key, its place in the order of use, itself."""
+
+
+class Kept:
+    """An answer that is remembered.
+
+    seq: the end of the workspace's log when it was read. checked: up to here no entry has touched it. body: its JSON; empty if
+    there is no such task. version: the task's; next_cursor: the page's. born: when it was read, in seconds since 1970.
+    """
+
+    __slots__ = ("body", "born", "checked", "next_cursor", "query", "seq", "span", "version")
+
+    def __init__(self, query: Query[Any], seq: int, body: bytes, value: Any, born: int) -> None:
+        self.query = query
+        self.seq = self.checked = seq
+        self.body = body
+        self.born = born
+        self.version = value.version if isinstance(value, Task) else 0
+        self.next_cursor: str | None = value.next_cursor if isinstance(value, Page) else None
+        self.span = _span(query, value) if isinstance(query, TaskQuery) else None
+
+    @property
+    def size(self) -> int:
+        return len(self.body) + OVERHEAD
+
+    def touched(self, step: Step) -> bool:
+        """Return whether the answer could be another one after this entry of the log. In doubt it is."""
+        match self.query:
+            case GetTask(id) | History(id=id):
+                return step.id == id
+            case Projects():
+                return _differ(step, "project", "status")
+            case Labels():
+                return _differ(step, "labels", "status")
+            case TaskQuery():
+                return self._listed(step, self.query)
+            case _:
+                return True
+
+    def _listed(self, step: Step, query: TaskQuery) -> bool:
+        """Return whether an entry changes what the page covers.
+
+        Only tasks do that the list picks, and that stand in what the page covers, before or after. Of those behind its end one
+        matters that leaves: it may have been the only one, and the reason for there being a next page.
+        """
+        if self.span is None:
+            return True
+        before, after = (self._where(task, query) for task in step.tasks)
+        return "in" in (before, after) or (before == "behind" != after)
+
+    def _where(self, task: Task | None, query: TaskQuery) -> str:
+        """Return where a task stands: "out" of the list, "in" the page, or on the pages "ahead" or "behind"."""
+        assert self.span is not None, "only what covers a part of a list is looked at so closely"
+        if task is None or not matches(task, query.where, zone=self.span.zone, now=_NEVER):
+            return "out"
+        stands = place(task, query.sort)
+        if self.span.end is not None and is_after(stands, self.span.end, query.sort):
+            return "behind"
+        if self.span.start is not None and not is_after(stands, self.span.start, query.sort):
+            return "ahead"
+        return "in"
+
+
+class _Span(NamedTuple):
+    """What part of a list a page covers: after `start`, up to `end`; all of it where that is None."""
+
+    start: list[int | str] | None
+    end: list[int | str] | None
+    zone: Any
+
+
+_NEVER: Any = None
+"""No condition that depends on the moment is remembered."""
+
+
+def _span(query: TaskQuery, page: Page[Task]) -> _Span | None:
+    if _names(query, "updated_at") or query.count:
+        return None  # a step does not tell when the task had been changed before; a count takes in all pages
+    cursor = task_cursor(query)
+    end = place(page.items[-1], query.sort) if page.next_cursor is not None else None
+    return _Span(cursor[1] if cursor is not None else None, end, zone_of(query.zone))
+
+
+def rememberable(query: Query[Any]) -> bool:
+    """Return whether the answer to a question may be remembered: not if it depends on the moment."""
+    match query:
+        case GetTask(int()) | Projects() | Labels():
+            return True
+        case History(id=int()):
+            return True
+        case TaskQuery(limit=int()):
+            return not _names(query, Overdue)
+        case _:
+            return False
+
+
+def _names(query: TaskQuery, what: str | type) -> bool:
+    """Return whether a condition of this kind, or one about this field, is part of a query; or a field of its order."""
+    if isinstance(what, str) and any(word.lstrip("-") == what for word in query.sort):
+        return True
+    waiting: list[Any] = [query.where]
+    while waiting:
+        found = waiting.pop()
+        if found is None:
+            continue
+        if (isinstance(what, type) and isinstance(found, what)) or getattr(found, "field", None) == what:
+            return True
+        waiting += getattr(found, "terms", ())
+        waiting += [found.term] if hasattr(found, "term") else []
+    return False
+
+
+def _differ(step: Step, *names: str) -> bool:
+    before, after = step.tasks
+    return before is None or after is None or any(getattr(before, name) != getattr(after, name) for name in names)
+
+
+class Memory:
+    """What is remembered: of all answers those that were used last, as many as fit.
+
+    limit: bytes, with an estimate of what Python needs besides the JSON.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Hashable) -> Kept | None:
+        """Return what is remembered under a key."""
+        kept = self._kept.get(key)
+        if kept is not None:
+            self._kept.move_to_end(key)
+        return kept
+
+    def put(self, key: Hashable, kept: Kept) -> None:
+        """Remember an answer, unless a newer one is."""
+        former = self._kept.get(key)
+        if former is not None:
+            if former.seq > kept.seq:
+                return
+            self.bytes -= former.size
+        if kept.size > self._limit // 8:  # it would push out too much else
+            self._kept.pop(key, None)
+            return
+        self._kept[key] = kept
+        self._kept.move_to_end(key)
+        self.bytes += kept.size
+        while self.bytes > self._limit:
+            self.bytes -= self._kept.popitem(last=False)[1].size
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
+    def drop(self, key: Hashable) -> None:
+        """Forget an answer."""
+        former = self._kept.pop(key, None)
+        if former is not None:
+            self.bytes -= former.size
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+        self.bytes = 0
