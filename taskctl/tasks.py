@@ -391,7 +391,7 @@ class Origin(NamedTuple):
 
     tier: str
     why: str
-    age: float = 0.0
+    age: int = 0
 
 
 class CacheStats(msgspec.Struct, frozen=True):

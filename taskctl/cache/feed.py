@@ -184,8 +184,6 @@ class Feed:
         if found is None:
             self._join(workspace)
             return None
-        if not found.leased:
-            self._woken.set()
         return found if found.joined else None
 
     def current(self, workspace: str, following: Following) -> bool:

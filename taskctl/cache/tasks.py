@@ -140,6 +140,7 @@ class CachedTasks(TaskService, Remembering):
         if fresh:
             return await self._passed_on(query, following, "bypass", at)
         if not following.leased:
+            self._feed.wake(self._workspace)
             return await self._passed_on(query, following, "lease", at)
         key = (self._workspace, query.id if isinstance(query, GetTask) else query)
         needed = seq_in(at, following.epoch) if at else 0
@@ -203,6 +204,7 @@ class CachedTasks(TaskService, Remembering):
         except TaskNotFound as e:
             if following is not None and e.at:
                 self._keep(query, following, e.at, None)
+            e.origin = Origin("", why)
             raise
         if following is not None:
             self._keep(query, following, read.at, read)
@@ -226,7 +228,7 @@ class CachedTasks(TaskService, Remembering):
         at = place_in_log(following.epoch, max(following.applied, kept.seq))
         if not kept.body:
             failure = no_task(cast("Ref", cast(Any, kept.query).id), at)
-            failure.origin = Origin(tier, "hit", time.time() - kept.born)
+            failure.origin = Origin(tier, "hit", max(0, int(time.time()) - kept.born))
             raise failure
         return _Hit(kept, at, tier)
 
@@ -239,7 +241,7 @@ class _Hit(Read[T], Generic[T]):
     def __init__(self, kept: Kept, at: str, tier: str) -> None:
         self._kept = kept
         self.at = at
-        self.origin = Origin(tier, "hit", time.time() - kept.born)
+        self.origin = Origin(tier, "hit", max(0, int(time.time()) - kept.born))
 
     @property
     def value(self) -> Any:

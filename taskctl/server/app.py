@@ -17,12 +17,13 @@ from taskctl.errors import (
     NotFound,
     PayloadTooLarge,
     TaskctlError,
+    TaskNotFound,
     Unavailable,
     UnsupportedMediaType,
 )
 from taskctl.observe import Observer, RequestDone
 from taskctl.server import docs, probes, reports, tasks
-from taskctl.server.requests import BODY_MAX, REQUEST_ID, STATE, TASKS, State
+from taskctl.server.requests import BODY_MAX, REQUEST_ID, STATE, TASKS, State, where_from
 from taskctl.tasks import TaskService
 from taskctl.wire import PROBLEM, encode, etag, problem
 
@@ -107,5 +108,7 @@ def answer(e: TaskctlError, request_id: str) -> web.Response:
         headers["Allow"] = ", ".join(e.extra["allow"])
     if "current_version" in e.extra:
         headers["ETag"] = etag(e.extra["current_version"])
+    if isinstance(e, TaskNotFound) and e.at:
+        headers.update(where_from(e))
     body = encode(problem(e, request_id=request_id))
     return web.Response(body=body, status=e.status, content_type=PROBLEM, headers=headers)

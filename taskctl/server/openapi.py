@@ -79,6 +79,7 @@ _KEY: Final = _header(
 _REQUEST_ID: Final = _header(
     "X-Request-Id", _TEXT, "An id for this request, kept if it is 1 to 128 of `A-Za-z0-9._-`; another one is made otherwise."
 )
+_CACHE_CONTROL: Final = _header("Cache-Control", _TEXT, "With `no-cache` the answer comes from the database, and from no memory.")
 _SEQ: Final = _header("X-Taskctl-Seq", _TEXT, "From an earlier answer: this one is to be at least that new.")
 
 
@@ -107,6 +108,7 @@ _HEADERS: Final[Mapping[str, Part]] = {
         "schema": {"type": "string", "const": "true"},
     },
     "Preference-Applied": {"description": "The preferences that were followed.", "schema": _TEXT},
+    "Cache-Status": {"description": "Which memory the answer is from, if from one (RFC 9211).", "schema": _TEXT},
     "Server-Timing": {"description": "Where the time went, in milliseconds.", "schema": _TEXT},
 }
 
@@ -202,6 +204,9 @@ def operation(
         given.append(_SEQ)
         failures = [InvalidRequest, *failures, Unavailable, Overloaded, SchemaOutdated, TaskctlError]
         ours += ["X-Taskctl-Seq", "Server-Timing"]
+        if not writes:
+            given.append(_CACHE_CONTROL)
+            ours.append("Cache-Status")
     given.append(_REQUEST_ID)
     failures.append(HeadersTooLarge)
     if any("Prefer" in part["name"] for part in parameters):

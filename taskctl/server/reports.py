@@ -1,14 +1,14 @@
-"""`/changes`, `/projects`, `/labels` and `/stats`: what is asked about the workspace as a whole."""
+"""`/changes`, `/projects`, `/labels`, `/stats` and `/cache`: what is asked about the workspace and the server as a whole."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
-from taskctl.errors import CursorExpired
+from taskctl.errors import CursorExpired, NotFound, Unavailable
 from taskctl.server.openapi import answer, operation, parameter, prefer, whole
-from taskctl.server.requests import AT, Parameters, Preferences, tasks_of
-from taskctl.tasks import CHANGES_MAX, ChangesSince, GetStats, Labels, Projects, Query
+from taskctl.server.requests import Parameters, Preferences, ask, tasks_of, where_from
+from taskctl.tasks import CHANGES_MAX, ChangesSince, GetStats, Labels, Projects, Query, Remembering
 from taskctl.wire import encode
 
 
@@ -19,6 +19,8 @@ def routes() -> list[web.RouteDef]:
         web.get("/api/v1/projects", projects),
         web.get("/api/v1/labels", labels),
         web.get("/api/v1/stats", stats),
+        web.get("/api/v1/cache", cache),
+        web.delete("/api/v1/cache", clear_cache),
     ]
 
 
@@ -60,6 +62,31 @@ async def stats(request: web.Request) -> web.Response:
     return await _answer(request, GetStats(zone=preferences.zone), preferences.headers)
 
 
+@operation(
+    "getCache", "server", answers={200: answer("What is remembered, and how questions went.", "CacheStats")}, fails=[NotFound]
+)
+async def cache(request: web.Request) -> web.Response:
+    """Return what this server remembers. Each replica has a memory of its own."""
+    Parameters(request)
+    body = encode(_memory(request).remembered())
+    return web.Response(body=body, content_type="application/json")
+
+
+@operation("clearCache", "server", answers={204: answer("Everything is forgotten.")}, fails=[NotFound, Unavailable])
+async def clear_cache(request: web.Request) -> web.Response:
+    """Forget everything that is remembered: by this server, and in the Redis that it shares with others."""
+    Parameters(request)
+    await _memory(request).forget()
+    return web.Response(status=204)
+
+
+def _memory(request: web.Request) -> Remembering:
+    tasks = tasks_of(request)
+    if not isinstance(tasks, Remembering):
+        raise NotFound("this server remembers nothing: cache_bytes is 0")
+    return tasks
+
+
 async def _answer(request: web.Request, query: Query[Any], headers: Mapping[str, str] | None = None) -> web.Response:
-    read = await tasks_of(request).ask(query)
-    return web.Response(body=encode(read.value), content_type="application/json", headers={AT: read.at, **(headers or {})})
+    read = await ask(request, query)
+    return web.Response(body=read.encoded, content_type="application/json", headers={**where_from(read), **(headers or {})})

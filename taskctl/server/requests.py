@@ -3,14 +3,16 @@
 import asyncio
 import re
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
-from taskctl.errors import InvalidRequest, PayloadTooLarge, RequestTimedOut, UnsupportedMediaType
+from taskctl.errors import InvalidRequest, PayloadTooLarge, RequestTimedOut, TaskNotFound, UnsupportedMediaType
 from taskctl.filters import zone_of
-from taskctl.tasks import IdempotencyKey, TaskService
+from taskctl.tasks import IdempotencyKey, Query, Read, TaskService
 from taskctl.wire import digest, encode, strict_json
+
+T = TypeVar("T")
 
 BODY_MAX: Final = 1024 * 1024
 BODY_SECONDS = 10.0
@@ -37,6 +39,33 @@ BODY: Final = web.RequestKey("taskctl.body", bytes)
 def tasks_of(request: web.Request) -> TaskService:
     """Return the service that the request is for."""
     return request.app[TASKS]
+
+
+async def ask(request: web.Request, query: Query[T]) -> Read[T]:
+    """Have a question answered, as new as the request wants it: from the database itself, or not older than what it has seen."""
+    said = request.headers.get("Cache-Control")
+    fresh = said is not None and any(word.strip().lower() in ("no-cache", "no-store", "max-age=0") for word in said.split(","))
+    return await tasks_of(request).ask(query, at=request.headers.get(AT, ""), fresh=fresh)
+
+
+def where_from(read: Read[Any] | TaskNotFound) -> dict[str, str]:
+    """Return what the headers say of an answer: how new it is, and which memory it came from (RFC 9211)."""
+    headers = {AT: read.at}
+    if read.origin is not None:
+        tier, why, age = read.origin
+        headers["Cache-Status"] = f'taskctl; hit; detail="{tier}; age={age}"' if tier else f"taskctl; {_FORWARDED[why]}"
+    return headers
+
+
+_FORWARDED: Final = {
+    "miss": "fwd=miss",
+    "bypass": "fwd=request",
+    "lease": "fwd=stale; detail=lease",
+    "unfollowed": "fwd=miss; detail=unfollowed",
+    "uncacheable": "fwd=bypass",
+}
+"""Why an answer is from the database: it was remembered nowhere; the request wanted that; the end of the log is not known;
+the log has not been looked at yet; such answers are not remembered."""
 
 
 async def json_body(request: web.Request, *more_types: str) -> Any:

@@ -43,6 +43,7 @@ from taskctl.tasks import (
     READ_ONLY,
     SORTS,
     WRITABLE,
+    CacheStats,
     Change,
     Changes,
     Day,
@@ -161,7 +162,7 @@ def schemas() -> dict[str, Schema]:
 
 def _answers() -> dict[str, Schema]:
     """Return the shapes of answers, as msgspec tells them, with what it does not know."""
-    kinds = (Task, Page[Task], Page[Change], Changes, Tallies, Stats, BatchAnswer)
+    kinds = (Task, Page[Task], Page[Change], Changes, Tallies, Stats, BatchAnswer, CacheStats)
     _, told = msgspec.json.schema_components(kinds, schema_hook=_custom, ref_template=_REF)
     answers = {}
     for given, schema in told.items():
@@ -405,6 +406,7 @@ def examples() -> dict[str, Any]:
         "Changes": msgspec.to_builtins(Changes((change,), 41, more=False, epoch="01936f0c")),
         "Tallies": msgspec.to_builtins(Tallies((tally,))),
         "Stats": msgspec.to_builtins(stats),
+        "CacheStats": {"entries": 812, "bytes": 960_164, "asked": {"memory": 40_512, "miss": 1_204}},
         "NewTask": {"title": "Buy oat milk", "project": "home.kitchen", "labels": ["errand"], "due": "2026-12-01"},
         "TaskPatch": {"status": "in_progress", "due": None},
         "TaskReplacement": {name: shown[name] for name in WRITABLE},

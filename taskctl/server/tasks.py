@@ -11,7 +11,18 @@ from taskctl.errors import Conflict, InvalidFilter, InvalidRequest, StaleTask, T
 from taskctl.filters import TERMS_MAX, parse_filter, parse_words, when, zone_of
 from taskctl.server import shapes
 from taskctl.server.openapi import CURSOR, ID, IF_MATCH, IF_NONE_MATCH, MERGE_PATCH, answer, operation, parameter, prefer, whole
-from taskctl.server.requests import AT, Parameters, Preferences, idempotency_key, json_body, now, tasks_of, versions
+from taskctl.server.requests import (
+    AT,
+    Parameters,
+    Preferences,
+    ask,
+    idempotency_key,
+    json_body,
+    now,
+    tasks_of,
+    versions,
+    where_from,
+)
 from taskctl.tasks import (
     PAGE_DEFAULT,
     Add,
@@ -93,7 +104,7 @@ async def list_tasks(request: web.Request) -> web.Response:
         zone=zone,
         count=preferences.wants("count", "exact"),
     )
-    return _page(request, await tasks_of(request).ask(query), preferences.headers)
+    return _page(request, await ask(request, query), preferences.headers)
 
 
 def _condition(given: Parameters, zone: str) -> Condition | None:
@@ -157,12 +168,12 @@ async def add(request: web.Request) -> web.Response:
 async def show(request: web.Request) -> web.Response:
     """Return a task, or 304 if the client has this version."""
     Parameters(request)
-    read = await tasks_of(request).ask(GetTask(_ref(request)))
-    headers = {"ETag": etag(read.value.version), AT: read.at}
+    read = await ask(request, GetTask(_ref(request)))
+    headers = {"ETag": etag(read.version), **where_from(read)}
     seen = versions(request, "If-None-Match")
     if seen is not None and any(one == "*" or one.removeprefix("W/") == headers["ETag"] for one in seen):
         return web.Response(status=304, headers=headers)
-    return web.Response(body=encode(read.value), content_type="application/json", headers=headers)
+    return web.Response(body=read.encoded, content_type="application/json", headers=headers)
 
 
 @operation(
@@ -231,7 +242,7 @@ async def history(request: web.Request) -> web.Response:
     given = Parameters(request, "limit", "cursor")
     limit = given.whole("limit", PAGE_DEFAULT, 1, PAGE_MAX)
     query = History(id=_ref(request), limit=limit, cursor=given.one("cursor"))
-    return _page(request, await tasks_of(request).ask(query), {})
+    return _page(request, await ask(request, query), {})
 
 
 @operation(
@@ -306,7 +317,7 @@ def _task(
 
 
 def _page(request: web.Request, read: Read[Page[Any]], headers: Mapping[str, str]) -> web.Response:
-    headers = {AT: read.at, **headers}
-    if (cursor := read.value.next_cursor) is not None:
+    headers = {**where_from(read), **headers}
+    if (cursor := read.next_cursor) is not None:
         headers["Link"] = f'<{request.rel_url.update_query(cursor=cursor)}>; rel="next"'
-    return web.Response(body=encode(read.value), content_type="application/json", headers=headers)
+    return web.Response(body=read.encoded, content_type="application/json", headers=headers)

@@ -1,0 +1,200 @@
+"""The caches' promise under everything that goes wrong, many times over; and that each guard in them is needed."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from taskctl.cache.feed import Feed, Following
+from taskctl.cache.memory import Kept
+from taskctl.cache.tasks import CachedTasks
+from taskctl.errors import Unavailable
+from taskctl.tasks import Recent, Step, TaskQuery
+from tests.simulation import Database, Gone, Session, World, change, queries, run
+
+SECONDS = 12.0
+
+
+async def play(seed: int) -> World:
+    """Have clients, and chaos, at work in a world for a while."""
+    world: World = World(seed)
+    draw = world.draw
+    loop = asyncio.get_running_loop()
+
+    async def write(replica: Any, session: Session | None) -> None:
+        id = None if draw.random() < 0.2 or world.database.next_id < 4 else draw.randint(1, min(world.database.next_id, 6))
+        gone = id is not None and draw.random() < 0.05
+        with suppress(Unavailable, Gone):
+            histories = world.database.histories
+            written = await replica.write(id, lambda task: None if gone else change(task, draw))
+            if written is not None and session is not None and histories == world.database.histories:
+                session.at = f"e.{max(written[0], int(session.at.rpartition('.')[2] or 0))}"
+
+    async def client(session: Session | None) -> None:
+        while loop.time() < SECONDS:
+            await asyncio.sleep(draw.expovariate(1 / 0.05))
+            replica = draw.choice(world.replicas)
+            if draw.random() < 0.25:
+                await write(replica, session)
+            else:
+                await world.read(replica, queries(draw, world.database), session)
+
+    async def chaos() -> None:
+        while loop.time() < SECONDS:
+            await asyncio.sleep(draw.expovariate(1 / 0.7))
+            match draw.randrange(9):
+                case 0:
+                    world.redis.kept.clear()
+                case 1:
+                    world.redis.kept = dict(world.redis.before)  # a copy that was behind takes over
+                case 2 | 3:
+                    world.redis.up = not world.redis.up
+                case 4:
+                    world.redis.before = dict(world.redis.kept)
+                case 5:
+                    await world.restart(draw.randrange(len(world.replicas)))
+                case 6:
+                    replica = draw.choice(world.replicas)
+                    replica.running.clear()
+                    loop.call_later(draw.random() * 4, replica.running.set)
+                case 7 if draw.random() < 0.3:
+                    world.database.up = False
+                    loop.call_later(draw.random() * 3, setattr, world.database, "up", True)
+                case 8 if draw.random() < 0.3:
+                    await fail_over()
+                case _:
+                    pass
+
+    async def fail_over() -> None:
+        """Nobody can reach the old database any more when the copy takes over, and clients begin anew."""
+        world.fail_over(draw.randrange(4))
+        for session in sessions:
+            session.at = ""
+
+    sessions = [Session() for _ in range(3)]
+    await asyncio.gather(*(client(session) for session in sessions), *(client(None) for _ in range(4)), chaos())
+    world.database.up = True
+    await world.close()
+    return world
+
+
+def played(seed: int) -> World:
+    return run(lambda: play(seed))
+
+
+SEEDS = int(os.environ.get("TASKCTL_SIMULATIONS", "200"))
+GROUPS = 4
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_no_answer_is_older_than_it_may_be(group: int) -> None:
+    outcomes = dict[str, int]()
+    for seed in range(group, SEEDS, GROUPS):
+        world = played(seed)
+        assert world.wrong == [], f"seed {seed}: {len(world.wrong)} wrong answers, the first: {world.wrong[0]}"
+        for name, count in world.outcomes.items():
+            outcomes[name] = outcomes.get(name, 0) + count
+    # The promise would be easy to keep by remembering nothing.
+    assert outcomes["CacheAskedmemory"] > outcomes["CacheAskedmiss"] / 5, outcomes
+    assert outcomes["CacheAskedredis"] > outcomes["CacheAskedmiss"] / 5, outcomes
+
+
+# Each guard is taken out in turn, and then something is found. What else is checked besides would be no guard.
+
+
+def _unchanged(self: Following, id: int, seq: int) -> None:
+    """Forget which tasks have changed."""
+
+
+def _without_base(self: Following, mark: Any, recent: Recent) -> None:
+    """Believe what was read before anything is known of the log."""
+    JOIN(self, mark, recent._replace(base=0))
+
+
+def _without_lease(self: Following) -> bool:
+    """Go on though the log has not been looked at for long."""
+    return self.joined
+
+
+def _leaping(self: Following, steps: Sequence[Step]) -> None:
+    """Take an own entry for the end of what is known, though others may have written before it."""
+    WRITTEN(self, steps)
+    if self.joined:
+        self.applied = max(self.applied, steps[-1].seq)
+
+
+def _untold(self: Feed, workspace: str, steps: Sequence[Step]) -> None:
+    """Wait for the log to tell what was written here."""
+
+
+def _lists_untold(self: Following, steps: Sequence[Step]) -> None:
+    """Tell only the tasks of what was written here, and not the lists."""
+    for step in steps:
+        self._change(step.id, step.seq)
+
+
+def _untouched(self: Kept, step: Step) -> bool:
+    """Think that no entry changes a page."""
+    return not isinstance(self.query, TaskQuery) and TOUCHED(self, step)
+
+
+def _unbounded(self: Following, kept: Kept) -> bool:
+    """Think that a list holds if too much has happened since to look at."""
+    while (step := self._steps.get(kept.checked + 1)) is not None:
+        if kept.touched(step):
+            return False
+        kept.checked += 1
+    return not any(seq > kept.checked and kept.touched(self._steps[seq]) for seq in self._ahead)
+
+
+def _unreached(self: Following, kept: Kept, seq: int) -> bool:
+    """Pass over what a session has seen."""
+    return True
+
+
+def _one_history(self: Database) -> str:
+    """Not see that a copy has taken over."""
+    return "e0"
+
+
+def _always_current(self: Feed, workspace: str, following: Following) -> bool:
+    """Take what was read in a history that has ended."""
+    return True
+
+
+async def _shared_flight(self: CachedTasks, query: Any, key: Any, following: Following, needed: int) -> Any:
+    """Give everybody the answer that the first one got."""
+    flights: dict[Any, Any] = self._cache.flights
+    if key not in flights:
+        flights[key] = asyncio.ensure_future(MISSED(self, query, ("own", key), following, needed))
+        flights[key].add_done_callback(lambda done: flights.pop(key, None))
+    return await asyncio.shield(flights[key])
+
+
+JOIN, WRITTEN, TOUCHED, MISSED = Following.join, Following.written, Kept.touched, CachedTasks._missed
+
+GUARDS = {
+    "changed": (Following, "_change", _unchanged),
+    "base": (Following, "join", _without_base),
+    "lease": (Following, "leased", property(_without_lease)),
+    "contiguous": (Following, "written", _leaping),
+    "own-writes": (Feed, "written", _untold),
+    "own-writes-lists": (Following, "written", _lists_untold),
+    "touched": (Kept, "touched", _untouched),
+    "too-much": (Following, "_holds_list", _unbounded),
+    "token": (Following, "reached", _unreached),
+    "history": (Database, "history", property(_one_history)),
+    "ticket": (Feed, "current", _always_current),
+    "sharing": (CachedTasks, "_missed", _shared_flight),
+}
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_a_guard_that_is_taken_out_is_missed(guard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, name, without = GUARDS[guard]
+    monkeypatch.setattr(owner, name, without)
+    monkeypatch.setattr("taskctl.cache.feed.STEPS_MAX", 5)
+    assert any(played(seed).wrong for seed in range(SEEDS)), f"nobody notices when {guard} is missing"
