@@ -411,6 +411,7 @@ class Session:
 
     def __init__(self) -> None:
         self.at = ""
+        self.busy = False
 
 
 class World:
@@ -443,6 +444,15 @@ class World:
 
     async def read(self, replica: Replica, query: Query[Any], session: Session | None = None) -> None:
         """Ask a replica, and hold the answer against the log."""
+        if session is not None:
+            session.busy = True
+        try:
+            await self._read(replica, query, session)
+        finally:
+            if session is not None:
+                session.busy = False
+
+    async def _read(self, replica: Replica, query: Query[Any], session: Session | None) -> None:
         began, histories = asyncio.get_running_loop().time(), self.database.histories
         required, own = self.required(session), list(replica.acknowledged)
         at = session.at if session is not None else ""
