@@ -245,7 +245,8 @@ class Redis:
             self.dropped += len(puts)
             self._refused_until = time.monotonic() + REFUSED_PAUSE
             if self._sentinel is not None and "READONLY" in str(answer):
-                await self._pool.disconnect(inuse_connections=False)  # another one is the master now: ask again who
+                # Another one is the master now: ask again who. redis-py knows the error only where no script is around it.
+                await self._pool.disconnect(inuse_connections=False)
 
     async def clear(self) -> int:
         """Remove all keys of ours, and return how many there were. Raises Unavailable if it cannot."""
@@ -390,8 +391,8 @@ class Redis:
             case TimeoutError() | TimedOut():
                 why = f"no answer within {DEADLINE:g} s"
             case ResponseError():
-                word = re.match("[A-Z]+", str(failure))
-                why = f"it answers with an error ({word[0]})" if word else "it answers with an error"
+                word = re.match(r"[A-Z]{3,}\b", str(failure))  # redis-py has taken it off where it makes a class of its own of it
+                why = f"it answers with an error ({word[0] if word else type(failure).__name__})"
             case _ if isinstance(cause, ssl.SSLError):
                 why = f"TLS fails: {(cause.reason or 'for no known reason').replace('_', ' ').lower()}"
             case _ if isinstance(cause, OSError) and cause.errno:
@@ -620,17 +621,16 @@ class _Place(NamedTuple):
         return BlockingConnectionPool(connection_class=_Tls, host=host, port=port, tls=self._context(), **one), None
 
     def _context(self) -> RedisSSLContext:
-        context = RedisSSLContext(
-            keyfile=self.tls.get("ssl_keyfile"),
-            certfile=self.tls.get("ssl_certfile"),
-            cert_reqs=self.tls.get("ssl_cert_reqs", "required"),
-            ca_certs=self.tls.get("ssl_ca_certs"),
-            check_hostname=self.tls.get("ssl_check_hostname", "true").lower() not in ("0", "false", "no"),
-        )
         try:
+            context = RedisSSLContext(
+                keyfile=self.tls.get("ssl_keyfile"),
+                certfile=self.tls.get("ssl_certfile"),
+                cert_reqs=self.tls.get("ssl_cert_reqs", "required"),
+                ca_certs=self.tls.get("ssl_ca_certs"),
+                check_hostname=self.tls.get("ssl_check_hostname", "true").lower() not in ("0", "false", "no"),
+            )
             context.get()
         except (OSError, RedisError) as e:
-            raise ConfigError(
-                f"the TLS of Redis cannot be set up: {getattr(e, 'strerror', None) or 'a file is not what it should be'}"
-            ) from e
+            why = getattr(e, "strerror", None) or "a parameter is not what it should be"
+            raise ConfigError(f"the TLS of Redis cannot be set up: {why}") from e
         return context
