@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import itertools
+import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -237,7 +239,7 @@ async def test_what_waits_is_bounded(server: Server) -> None:
         assert it.cache.dropped == 13 + 5
         for number in range(redis.NAMES_MAX + 1):
             it.cache.publish(f"w{number}")
-        assert len(it.cache._names) == redis.NAMES_MAX
+        assert len(it.cache._news) == redis.NAMES_MAX
         await it.seen.until(lambda: not it.cache._writing)
         assert it.cache._put_bytes == 0
 
@@ -347,7 +349,7 @@ async def test_a_redis_that_hangs(server: Server) -> None:
             assert await asyncio.gather(*(it.cache.get(f"k{number}") for number in range(2_000))) == [None] * 2_000
             assert time.monotonic() - began < 0.5
             for number in range(3):  # more than the sockets take
-                it.cache.put(f"k{number}", 1, bytes(redis.TRIP_BYTES_MAX - 100))
+                it.cache.put(f"late{number}", 1, bytes(redis.TRIP_BYTES_MAX - 100))
             await it.seen.until(lambda: it.cache.dropped == 3)
             await it.cache.close()
             assert not it.cache._tasks
@@ -355,33 +357,29 @@ async def test_a_redis_that_hangs(server: Server) -> None:
 
 async def test_a_network_that_swallows(server: Server) -> None:
     with Proxy(server.port) as proxy:
-        cache = Redis(f"redis://127.0.0.1:{proxy.port}", observer=(seen := Seen()))
-        it = Used(cache, seen)
-        await it.put(*((f"k{number}", number, b"body") for number in range(10)))
-        proxy.hang()
-        await it.opens()
-        proxy.go_on()
-        await it.closes()
-        for number in range(10):
-            assert await cache.get(f"k{number}") == (number, b"body")
-        await cache.close()
+        async with use(f"redis://127.0.0.1:{proxy.port}") as it:
+            await it.put(*((f"k{number}", number, b"body") for number in range(10)))
+            proxy.hang()
+            await it.opens()
+            proxy.go_on()
+            await it.closes()
+            for number in range(10):
+                assert await it.cache.get(f"k{number}") == (number, b"body")
 
 
 async def test_an_answer_that_comes_late_is_nobody_elses(server: Server) -> None:
     with Proxy(server.port) as proxy:
-        cache = Redis(f"redis://127.0.0.1:{proxy.port}", observer=(seen := Seen()))
-        it = Used(cache, seen)
-        await it.put(*((f"k{number}", number, b"body") for number in range(50)))
-        for number in range(0, 50, 2):
-            (proxy.hang if number % 10 == 0 else proxy.cut)()
-            first = asyncio.create_task(cache.get(f"k{number}"))
-            await (seen.until(lambda: not cache._lanes) if number % 10 == 0 else asyncio.sleep(0.001))
-            proxy.go_on()
-            assert await first in (None, (number, b"body"))
-            assert await cache.get(f"k{number + 1}") in (None, (number + 1, b"body"))
-        assert not cache._pool._in_use_connections
-        assert len(cache._pool._available_connections) <= redis.CONNECTIONS
-        await cache.close()
+        async with use(f"redis://127.0.0.1:{proxy.port}") as it:
+            await it.put(*((f"k{number}", number, b"body") for number in range(50)))
+            for number in range(0, 50, 2):
+                (proxy.hang if number % 10 == 0 else proxy.cut)()
+                first = asyncio.create_task(it.cache.get(f"k{number}"))
+                await (it.seen.until(lambda: not it.cache._lanes) if number % 10 == 0 else asyncio.sleep(0.001))
+                proxy.go_on()
+                assert await first in (None, (number, b"body"))
+                assert await it.cache.get(f"k{number + 1}") in (None, (number + 1, b"body"))
+            assert not it.cache._pool._in_use_connections
+            assert len(it.cache._pool._available_connections) <= redis.CONNECTIONS
 
 
 async def test_one_that_leaves_takes_nothing_from_the_others(server: Server) -> None:
@@ -527,6 +525,29 @@ async def test_closing_leaves_nothing(server: Server) -> None:
     await cache.close()
 
 
+async def test_a_name_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    answers = threading.Event()
+
+    def hang(*question: object, **_: object) -> list[Any]:
+        asked.append(question)
+        answers.wait(10)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)  # nothing here could make the real one hang
+    try:
+        async with use("redis://redis.example") as it:
+            assert await it.opens() == "redis://redis.example/0: no answer within 0.1 s"
+            it.cache.listen(lambda _: None)
+            await it.seen.until(lambda: len(it.seen.trips("PING")) == 1)
+            assert len(asked) == 1
+            answers.set()
+            await it.seen.until(lambda: len(it.seen.trips("PING")) == 2)
+            assert it.cache.open
+    finally:
+        answers.set()
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -627,22 +648,19 @@ async def test_sentinels_name_the_master() -> None:
         with Server(*settings, sentinel=True) as sentinel, Proxy(sentinel.port) as hangs:
             hangs.hang()
             hosts = f"127.0.0.1:{free_port()},127.0.0.1:{hangs.port},127.0.0.1:{sentinel.port}"
-            cache = Redis(f"redis+sentinel://{hosts}/main/0", observer=(seen := Seen()))
-            it = Used(cache, seen)
-            await it.put(("a", 1, b"body"))
-            assert await cache.get("a") == (1, b"body")
-            assert one.ask("EXISTS", "taskctl:a") == 1
-            async with asyncio.timeout(10):
-                while two.ask("EXISTS", "taskctl:a") == 0 or not sentinel.ask("SENTINEL", "replicas", "main"):  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
-            one.stop()
-            async with asyncio.timeout(15):
-                while await cache.get("a") is None:  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
-            it.cache._refused_until = 0.0
-            await it.put(("b", 2, b"body"))
-            assert two.ask("GET", "taskctl:b") == b"0000000000000002body"
-            await cache.close()
-            assert not cache._tasks
+            async with use(f"redis+sentinel://{hosts}/main/0") as it:
+                await it.put(("a", 1, b"body"))
+                assert await it.cache.get("a") == (1, b"body")
+                assert one.ask("EXISTS", "taskctl:a") == 1
+                async with asyncio.timeout(10):
+                    while two.ask("EXISTS", "taskctl:a") == 0 or not sentinel.ask("SENTINEL", "replicas", "main"):  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+                one.stop()
+                async with asyncio.timeout(15):
+                    while await it.cache.get("a") is None:  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+                it.cache._refused_until = 0.0
+                await it.put(("b", 2, b"body"))
+                assert two.ask("GET", "taskctl:b") == b"0000000000000002body"
     async with use(f"redis+sentinel://127.0.0.1:{free_port()}/main") as it:
         assert (await it.opens()).endswith("/main/0: no Sentinel names a master that is up")

@@ -101,7 +101,8 @@ class Redis:
     def __init__(self, url: str, *, password_file: str = "", observer: Observer = ignore) -> None:
         place = _Place.at(url)
         self._shown = place.shown
-        self._pool, self._sentinel = place.pool(password_file)
+        self._names = _Names()
+        self._pool, self._sentinel = place.pool(password_file, self._names)
         self._observer = observer
         self.dropped = 0
         self._closed = False
@@ -111,7 +112,7 @@ class Redis:
         self._lane_starts = False
         self._puts: dict[bytes, bytes] = {}
         self._put_bytes = 0
-        self._names: dict[bytes, None] = {}
+        self._news: dict[bytes, None] = {}
         self._writing = False
         self._refused_until = -math.inf
         self._failures = 0
@@ -197,9 +198,9 @@ class Redis:
 
     def publish(self, workspace: str) -> None:
         """Tell the other processes that this workspace has changed. Returns at once; a name that waits already waits once."""
-        if self._closed or self._open_since is not None or len(self._names) >= NAMES_MAX:
+        if self._closed or self._open_since is not None or len(self._news) >= NAMES_MAX:
             return
-        self._names[workspace.encode("utf-8", "surrogatepass")] = None
+        self._news[workspace.encode("utf-8", "surrogatepass")] = None
         self._write_soon()
 
     def _write_soon(self) -> None:
@@ -210,7 +211,7 @@ class Redis:
     async def _write(self) -> None:
         """Send what has gathered, until nothing is left."""
         try:
-            while self._puts or self._names:
+            while self._puts or self._news:
                 puts: dict[bytes, bytes] = {}
                 size = 0
                 for name, value in self._puts.items():
@@ -220,9 +221,9 @@ class Redis:
                     puts[name] = value
                 for name in puts:
                     self._unqueue(name)
-                names = list(islice(self._names, KEYS_MAX))
+                names = list(islice(self._news, KEYS_MAX))
                 for name in names:
-                    del self._names[name]
+                    del self._news[name]
                 try:
                     await self._send(puts, names)
                 except Exception:
@@ -318,8 +319,8 @@ class Redis:
         refused = False
         answers: list[Any] = []
         try:
-            # One deadline around everything and none of redis-py's own inside of it: two that strike together would cancel
-            # twice, the second time while the connection is given back, and it would be lost to the pool.
+            # One deadline around everything, and none of redis-py's own inside of it: those begin anew with every send and
+            # every read, and cost a task each.
             async with asyncio.timeout(DEADLINE):
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
@@ -356,7 +357,7 @@ class Redis:
         self.dropped += len(self._puts)
         self._puts.clear()
         self._put_bytes = 0
-        self._names.clear()
+        self._news.clear()
         self._observer(RedisAway(self._told(failure)))
         self._start(self._look())
 
@@ -419,7 +420,8 @@ class Redis:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._miss()
         self._puts.clear()
-        self._names.clear()
+        self._news.clear()
+        await self._names.close()
         await self._pool.aclose()
         if self._sentinel is not None:
             with suppress(RedisError):
@@ -464,11 +466,42 @@ class _Abrupt(AbstractConnection):
         await super().disconnect(*args, **{**kwargs, "nowait": True})
 
 
+class _Names:
+    """Waits until the address of a host can be found.
+
+    A lookup holds a thread of the loop's few until it ends, however soon its caller is gone. One at a time, or a name server that
+    hangs would leave none for anybody else: the database's address is looked up in the same threads.
+    """
+
+    def __init__(self) -> None:
+        self._lookup: asyncio.Task[Any] | None = None
+
+    async def found(self, host: str, port: int) -> None:
+        """Return once the host's address is known. Raises OSError."""
+        if self._lookup is None or self._lookup.done():
+            loop = asyncio.get_running_loop()
+            self._lookup = loop.create_task(loop.getaddrinfo(host, port))
+        await asyncio.shield(self._lookup)
+
+    async def close(self) -> None:
+        if self._lookup is not None:
+            self._lookup.cancel()
+            await asyncio.gather(self._lookup, return_exceptions=True)
+
+
 class _Tcp(_Abrupt, Connection):
     """A connection by TCP."""
 
+    def __init__(self, *, names: _Names, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._names = names
 
-class _Tls(_Abrupt, SSLConnection):
+    async def _connect(self) -> None:
+        await self._names.found(self.host, self.port)
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+
+class _Tls(_Tcp, SSLConnection):
     """A connection by TLS. All share one context: it takes tens of milliseconds to make, and that is when a connection is due."""
 
     def __init__(self, *, tls: RedisSSLContext, **kwargs: Any) -> None:
@@ -591,7 +624,7 @@ class _Place(NamedTuple):
             {name: value for name, value in query.items() if name != "db"},
         )
 
-    def pool(self, password_file: str) -> tuple[BlockingConnectionPool, Sentinel | None]:
+    def pool(self, password_file: str, names: _Names) -> tuple[BlockingConnectionPool, Sentinel | None]:
         """Make the pool of connections, and what asks the Sentinels, if there are any. Raises ConfigError."""
         # RESP2 and no introduction: whatever a new connection has to say costs a round trip of its hundred milliseconds.
         plain = {
@@ -617,8 +650,9 @@ class _Place(NamedTuple):
             return client.connection_pool, sentinel
         [(host, port)] = self.hosts
         if self.scheme == "redis":
-            return BlockingConnectionPool(connection_class=_Tcp, host=host, port=port, **one), None
-        return BlockingConnectionPool(connection_class=_Tls, host=host, port=port, tls=self._context(), **one), None
+            return BlockingConnectionPool(connection_class=_Tcp, host=host, port=port, names=names, **one), None
+        one |= {"names": names, "tls": self._context()}
+        return BlockingConnectionPool(connection_class=_Tls, host=host, port=port, **one), None
 
     def _context(self) -> RedisSSLContext:
         try:
