@@ -8,10 +8,12 @@ about many keys at once.
 
 import asyncio
 import hashlib
+import ipaddress
 import math
 import os
 import random
 import re
+import socket
 import ssl
 import time
 from collections.abc import Callable, Coroutine
@@ -250,7 +252,10 @@ class Redis:
                 await self._pool.disconnect(inuse_connections=False)
 
     async def clear(self) -> int:
-        """Remove all keys of ours, and return how many there were. Raises Unavailable if it cannot."""
+        """Remove all keys of ours, and return how many there were. Raises Unavailable if it cannot.
+
+        What is being put meanwhile, here or elsewhere, may stay.
+        """
         for name in list(self._puts):
             self._unqueue(name)
         removed, cursor = 0, b"0"
@@ -298,7 +303,7 @@ class Redis:
                             name, _, origin = news.partition(b"\n")
                             if origin != self._me:
                                 heard(name.decode("utf-8", "replace"))
-            except (RedisError, OSError):
+            except Exception:  # noqa: S110  # whatever it was, a new connection is all that can help
                 pass
             finally:
                 await connection.disconnect(nowait=True)
@@ -396,10 +401,10 @@ class Redis:
                 why = f"it answers with an error ({word[0] if word else type(failure).__name__})"
             case _ if isinstance(cause, ssl.SSLError):
                 why = f"TLS fails: {(cause.reason or 'for no known reason').replace('_', ' ').lower()}"
+            case _ if isinstance(cause, socket.gaierror):
+                why = str(cause.strerror)
             case _ if isinstance(cause, OSError) and cause.errno:
-                why = (
-                    os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
-                )  # below zero are failures to find a name
+                why = os.strerror(cause.errno)
             case Disconnected():
                 why = "no connection can be made, or it broke"
             case _:
@@ -478,6 +483,9 @@ class _Names:
 
     async def found(self, host: str, port: int) -> None:
         """Return once the host's address is known. Raises OSError."""
+        with suppress(ValueError):
+            ipaddress.ip_address(host)
+            return
         if self._lookup is None or self._lookup.done():
             loop = asyncio.get_running_loop()
             self._lookup = loop.create_task(loop.getaddrinfo(host, port))
