@@ -69,7 +69,42 @@ class CacheAsked(NamedTuple):
     outcome: str
 
 
-Event: TypeAlias = RequestDone | StatementDone | BatchCommitted | DatabaseAway | DatabaseBack | FeedPolled | CacheAsked
+class RedisDone(NamedTuple):
+    """A round trip to Redis is over. command: the first one of it; keys: how many keys, or names, it was about.
+
+    failed: it was not answered in time, or was refused; all that follows from it is a miss.
+    """
+
+    command: str
+    keys: int
+    seconds: float
+    failed: bool
+
+
+class RedisAway(NamedTuple):
+    """Redis has failed several times in a row, and is left alone; everything goes on without it."""
+
+    detail: str
+
+
+class RedisBack(NamedTuple):
+    """Redis is used again, after so long."""
+
+    seconds: float
+
+
+Event: TypeAlias = (
+    RequestDone
+    | StatementDone
+    | BatchCommitted
+    | DatabaseAway
+    | DatabaseBack
+    | FeedPolled
+    | CacheAsked
+    | RedisDone
+    | RedisAway
+    | RedisBack
+)
 Observer: TypeAlias = Callable[[Event], None]
 
 

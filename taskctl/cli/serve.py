@@ -8,7 +8,7 @@ import typer
 from taskctl import wiring
 from taskctl.cli.call import Call, command, let_go
 from taskctl.errors import UsageError
-from taskctl.observe import DatabaseAway, DatabaseBack, Event, RequestDone
+from taskctl.observe import DatabaseAway, DatabaseBack, Event, RedisAway, RedisBack, RequestDone
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -56,6 +56,10 @@ def serve(
                 line = f"the database is away: {why}"
             case DatabaseBack(seconds) if serving:
                 line = f"the database is back, after {seconds:.1f} s"
+            case RedisAway(why) if serving:
+                line = f"Redis is away: {why}"
+            case RedisBack(seconds) if serving:
+                line = f"Redis is back, after {seconds:.1f} s"
             case _:
                 line = ""
         if line:
