@@ -1,5 +1,7 @@
 """Redis for tests: servers of our own, from the wheel in the dev extra, on free ports; none that is found is used."""
 
+import atexit
+import functools
 import importlib.util
 import os
 import shutil
@@ -113,5 +115,22 @@ class Server:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.stop()
         shutil.rmtree(self.folder)
+
+
+@functools.cache
+def _common() -> Server:
+    server = Server()
+    atexit.register(server.close)
+    return server
+
+
+@contextmanager
+def emptied() -> Iterator[str]:
+    """Yield the address of a Redis that others have used, with nothing in it."""
+    _common().ask("FLUSHALL")
+    yield _common().url

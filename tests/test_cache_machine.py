@@ -15,6 +15,7 @@ from tests.simulation import Gone, Session, VirtualLoop, World, change, queries
 
 REPLICAS = st.sampled_from([0, 1])
 SEEDS = st.integers(0, 2**16)
+REDIS = ("empty", "note", "back", "down", "up")
 
 
 class Caches(RuleBasedStateMachine):
@@ -74,8 +75,11 @@ class Caches(RuleBasedStateMachine):
     def time_goes_on(self, seconds: float) -> None:
         self._do(asyncio.sleep(seconds))
 
-    @rule(what=st.sampled_from([*("empty", "note", "back", "down", "up") * 2, "still", "on", "anew", "away", "back again", "copy"]),
-          replica=REPLICAS, lost=st.integers(0, 3))  # fmt: skip
+    @rule(
+        what=st.sampled_from([*REDIS, *REDIS, "still", "on", "anew", "away", "back again", "copy"]),
+        replica=REPLICAS,
+        lost=st.integers(0, 3),
+    )
     def something_goes_wrong(self, what: str, replica: int, lost: int) -> None:
         redis, world = self.world.redis, self.world
         match what:

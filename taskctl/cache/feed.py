@@ -63,7 +63,8 @@ class Moments:
 class Following:
     """What is known of a workspace's log. It stands for one history: after a loss there is another one.
 
-    applied: every entry up to here is known. base: of what changed up to here, not all is known.
+    applied: every entry up to here is known. base: of what changed up to here, not all is known. doubts: how often something
+    has been said here that only a later look at the log can tell of.
     """
 
     def __init__(self, lease: Lease) -> None:
@@ -71,8 +72,9 @@ class Following:
         self.joined = False
         self.epoch = ""
         self.history = ""
-        self.applied = self.base = 0
+        self.applied = self.base = self.doubts = 0
         self._mark: Any = None
+        self._doubted = False
         self._changed: dict[int, int] = {}
         self._order: deque[tuple[int, int]] = deque()
         self._steps: dict[int, Step] = {}
@@ -83,7 +85,7 @@ class Following:
     @property
     def leased(self) -> bool:
         """Whether the log's end is known."""
-        return self.joined and self._lease.holds(self._mark)
+        return self.joined and not self._doubted and self._lease.holds(self._mark)
 
     def holds(self, kept: Kept) -> bool:
         """Return whether an answer is still the one that the database would give, as far as the log is known."""
@@ -121,8 +123,11 @@ class Following:
         self._mark = mark
         self.joined = True
 
-    def advance(self, mark: Any, head: int, steps: Sequence[Step]) -> bool:
-        """Take note of what comes next in the log. Return False if it is not the log that was followed."""
+    def advance(self, mark: Any, doubts: int, head: int, steps: Sequence[Step]) -> bool:
+        """Take note of what comes next in the log. Return False if it is not the log that was followed.
+
+        mark, doubts: of the moment before it was read.
+        """
         for step in steps:
             if step.seq != self.applied + 1:
                 return False
@@ -133,8 +138,8 @@ class Following:
             self._order.append((step.seq, step.id))
         if head < self.applied or (head > self.applied and not steps):
             return False
-        if head == self.applied:
-            self._mark = mark
+        if head == self.applied and doubts == self.doubts:
+            self._mark, self._doubted = mark, False
         for seq in range(self.applied - STEPS_MAX - len(steps), self.applied - STEPS_MAX + 1):
             self._steps.pop(seq, None)
         while len(self._order) > CHANGED_MAX:
@@ -151,6 +156,11 @@ class Following:
             if step.seq > self.applied:
                 self._ahead.add(step.seq)
                 self._steps[step.seq] = step
+
+    def doubt(self) -> None:
+        """Take note that somebody has been told of something newer than what is known: nothing holds until that is known, too."""
+        self.doubts += 1
+        self._doubted = True
 
     def _change(self, id: int, seq: int) -> None:
         if self._changed.get(id, 0) < seq:
@@ -197,6 +207,13 @@ class Feed:
             found.written(steps)
         self._woken.set()
         return found
+
+    def doubt(self, workspace: str) -> None:
+        """Look at the logs before anything that is remembered of this workspace is believed again."""
+        found = self._followed.get(workspace)
+        if found is not None:
+            found.doubt()
+            self._woken.set()
 
     def wake(self, workspace: str) -> None:
         """Look at the logs soon: somebody says that there is something new in this one."""
@@ -266,6 +283,7 @@ class Feed:
         if not followed:
             return False
         began, mark = time.perf_counter(), self._lease.begin()
+        doubts = {name: following.doubts for name, following in followed.items()}
         try:
             news = await self._log.news({name: following.applied for name, following in followed.items()})
         except Exception as e:  # the leases end, if it goes on
@@ -277,7 +295,7 @@ class Feed:
         for name, following in followed.items():
             head, steps = news.logs.get(name, (-1, []))
             entries += len(steps)
-            if news.history != self._history or not following.advance(mark, head, steps):
+            if news.history != self._history or not following.advance(mark, doubts[name], head, steps):
                 if self.current(name, following):
                     self._forget()
                 return False

@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, Self, cast
 
 from taskctl.cache.feed import Feed, Following
 from taskctl.cache.memory import Kept, Memory, rememberable
-from taskctl.errors import TaskNotFound
+from taskctl.errors import Conflict, StaleTask, TaskctlError, TaskNotFound
 from taskctl.observe import CacheAsked, Observer
 from taskctl.tasks import (
     CacheStats,
@@ -70,20 +70,16 @@ class Cache:
         self.flights: dict[Hashable, asyncio.Future[None]] = {}
 
     def written(self, workspace: str, steps: Sequence[Step], following: Following | None) -> None:
-        """Take note of what this process has written: who has the task remembered gets the new one at once."""
-        if following is not None and following.joined:
+        """Have the other processes know of what this one has written."""
+        if self.shared is None or not steps:
+            return
+        if following is not None and following.joined and self.singles:
             born = int(time.time())
             for step in steps:
-                key = (workspace, step.id)
-                if key in self.memory or (self.shared is not None and self.singles):
-                    after = step.tasks[1]
-                    body = b"" if after is None else encode(after)
-                    kept = Kept(GetTask(step.id), step.seq, body, after, born)
-                    if key in self.memory:
-                        self.memory.put(key, kept)
-                    self.share(following, workspace, kept)
-        if self.shared is not None and steps:
-            self.shared.publish(workspace)
+                after = step.tasks[1]
+                body = b"" if after is None else encode(after)
+                self.share(following, workspace, Kept(GetTask(step.id), step.seq, body, after, born))
+        self.shared.publish(workspace)
 
     def share(self, following: Following, workspace: str, kept: Kept) -> None:
         """Put an answer into the shared memory, if such ones are kept there."""
@@ -123,7 +119,29 @@ class CachedTasks(TaskService, Remembering):
         await self._inner.ready()
 
     async def write(self, changes: Changeset, *, key: IdempotencyKey | None = None) -> Written:
-        return await self._inner.write(changes, key=key)
+        try:
+            written = await self._inner.write(changes, key=key)
+        except (TaskNotFound, StaleTask, Conflict):
+            self._feed.doubt(self._workspace)
+            raise
+        if changes.dry_run:
+            return written
+        if written.replayed or any(isinstance(result, TaskctlError) for result in written.results):
+            # It tells of what others have written, and perhaps a moment ago: the next answer must not know less.
+            self._feed.doubt(self._workspace)
+        else:
+            self._remember(written)
+        return written
+
+    def _remember(self, written: Written) -> None:
+        """Remember the tasks of a write: at the end of the log that it left behind, this is what they are."""
+        following = self._feed.following(self._workspace)
+        seq = seq_in(written.at, following.epoch) if following is not None else 0
+        born = int(time.time())
+        for result in written.results:
+            if isinstance(result, Task) and seq:
+                query = GetTask(result.id)
+                self._cache.memory.put((self._workspace, result.id), Kept(query, seq, encode(result), result, born))
 
     def remembered(self) -> CacheStats:
         return self._cache.stats()

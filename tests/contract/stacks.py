@@ -11,8 +11,9 @@ from aiohttp import web
 from taskctl import Settings, TaskService, create_app, open_tasks
 from taskctl.observe import ignore
 from taskctl.server.edge import Connection
-from taskctl.tasks import Source
+from taskctl.tasks import Origin, Remembering, Source, TaskQuery
 from tests.postgres import database
+from tests.redis import emptied
 
 
 class Stack(NamedTuple):
@@ -28,6 +29,30 @@ class Stack(NamedTuple):
 
 def _sqlite(folder: Path) -> AbstractAsyncContextManager[TaskService]:
     return open_tasks(f"sqlite:///{folder}/tasks.db")
+
+
+@asynccontextmanager
+async def _sqlite_cached(folder: Path) -> AsyncIterator[TaskService]:
+    async with open_tasks(f"sqlite:///{folder}/tasks.db", cached=True) as tasks, _followed(tasks):
+        yield tasks
+
+
+@asynccontextmanager
+async def _postgres_cached(folder: Path) -> AsyncIterator[TaskService]:
+    with database() as url, emptied() as redis:
+        settings = Settings(redis_url=redis, redis_tasks=True)
+        async with open_tasks(url, cached=True, settings=settings) as tasks, _followed(tasks):
+            yield tasks
+
+
+@asynccontextmanager
+async def _followed(tasks: TaskService) -> AsyncIterator[None]:
+    """Begin when answers are remembered, and see afterwards that some were."""
+    while (await tasks.ask(TaskQuery())).origin in (None, Origin("", "unfollowed")):  # noqa: ASYNC110  # nobody tells
+        await asyncio.sleep(0)
+    yield
+    assert isinstance(tasks, Remembering)
+    assert tasks.remembered().asked["miss"] > 0
 
 
 @asynccontextmanager
@@ -66,6 +91,8 @@ async def _remote(url: str) -> AsyncIterator[TaskService]:
 STACKS = {
     "sqlite": Stack(_sqlite, "library", scopes=True),
     "postgres": Stack(_postgres, "library", scopes=True),
+    "sqlite-cached": Stack(_sqlite_cached, "library", scopes=True),
+    "postgres-cached": Stack(_postgres_cached, "library", scopes=True),
     "sqlite-remote": Stack(_sqlite_remote, "api", scopes=False),
     "postgres-remote": Stack(_postgres_remote, "api", scopes=False),
 }
