@@ -23,33 +23,41 @@ import msgspec
 from taskctl.cache.feed import LEASE_SECONDS, POLL_SECONDS, Feed, Moments
 from taskctl.cache.memory import Memory
 from taskctl.cache.tasks import Cache, CachedTasks
-from taskctl.errors import TaskNotFound, Unavailable
+from taskctl.errors import TaskctlError, TaskNotFound, Unavailable
 from taskctl.filters import is_after, matches, place
 from taskctl.observe import Event
 from taskctl.tasks import (
+    Add,
     Changeset,
+    Edit,
     GetTask,
-    History,
     IdempotencyKey,
     Labels,
     Match,
     News,
+    NewTask,
+    Operation,
     Page,
     Projects,
     Query,
     Read,
     Recent,
+    Remove,
     Source,
     Step,
     Tallies,
     Tally,
     Task,
+    TaskPatch,
     TaskQuery,
     TaskService,
     Written,
+    create,
     no_task,
+    require_version,
 )
-from taskctl.wire import encode_task_cursor, place_in_log, seq_in, task_cursor
+from taskctl.tasks import change as tasks_change
+from taskctl.wire import encode_task_cursor, newer, place_in_log, seq_in, task_cursor
 
 T = TypeVar("T")
 
@@ -120,9 +128,9 @@ class Database:
     def __init__(self) -> None:
         self.log: list[Entry] = []
         self.states: list[Mapping[int, Task]] = [{}]  # after so many entries
-        self.committed: list[float] = [0.0]
         self.next_id = 1
         self.histories = 0
+        self.replies: dict[str, tuple[Changeset, list[Entry], Written]] = {}
         self.up = True
 
     @property
@@ -137,19 +145,51 @@ class Database:
     def history(self) -> str:
         return f"e{self.histories}"
 
-    def commit(self, id: int, after: Task | None) -> Entry:
-        entry = Entry(self.head + 1, id, self.tasks.get(id), after)
-        self.log.append(entry)
-        state = {known: task for known, task in self.tasks.items() if known != id}
-        self.states.append({**state, id: after} if after is not None else state)
-        self.committed.append(asyncio.get_running_loop().time())
-        return entry
+    def commit(self, changes: Changeset) -> tuple[list[Entry], list[Task | None | TaskctlError]]:
+        """Write a changeset as the rules want it, and return its entries and what became of each operation."""
+        entries: list[Entry] = []
+        results: list[Task | None | TaskctlError] = []
+        for operation in changes.operations:
+            try:
+                id, before, after = self._worked_out(operation)
+            except TaskctlError as e:
+                results.append(e)
+                continue
+            results.append(after)
+            if after is not before:
+                entries.append(Entry(self.head + 1, id, before, after))
+                self.log.append(entries[-1])
+                state = {known: task for known, task in self.tasks.items() if known != id}
+                self.states.append({**state, id: after} if after is not None else state)
+        return entries, results
+
+    def _worked_out(self, operation: Operation) -> tuple[int, Task | None, Task | None]:
+        now = _START + timedelta(seconds=self.head)
+        match operation:
+            case Add(new):
+                self.next_id += 1
+                return self.next_id - 1, None, create(new, id=self.next_id - 1, uid=UUID(int=self.next_id), now=now)
+            case Edit(int(id), patch, version):
+                before = self._one(id)
+                require_version(before, version)
+                return id, before, tasks_change(before, patch, now=now)
+            case Remove(int(id), version):
+                require_version(self._one(id), version)
+                return id, self._one(id), None
+            case _:
+                raise TypeError(operation)
+
+    def _one(self, id: int) -> Task:
+        if id not in self.tasks:
+            raise no_task(id)
+        return self.tasks[id]
 
     def lose(self, count: int) -> None:
         """Have a copy take over that lacks the last entries."""
         self.histories += 1
         keep = max(0, self.head - count)
-        del self.log[keep:], self.states[keep + 1 :], self.committed[keep + 1 :]
+        del self.log[keep:], self.states[keep + 1 :]
+        self.replies = {key: reply for key, reply in self.replies.items() if all(entry.seq <= keep for entry in reply[1])}
 
     def answer(self, query: Query[Any], seq: int, *, besides: Sequence[int] = ()) -> Any:
         """Return the answer when the log had so many entries, and these besides; None for a task that there was not."""
@@ -275,7 +315,31 @@ class _Inner(TaskService):
         return Read(found, place)
 
     async def write(self, changes: Changeset, *, key: IdempotencyKey | None = None) -> Written:
-        raise NotImplementedError
+        replica, database = self._replica, self._database
+        await replica.way()
+        if not database.up:
+            raise Unavailable("the database is away")
+        histories = database.histories
+        if key is not None and key.name in database.replies:
+            changes, entries, first = database.replies[key.name]
+            await replica.way()
+            written = msgspec.structs.replace(first, replayed=True)
+        else:
+            entries, results = database.commit(changes)
+            written = Written(UUID(int=0), database.head, tuple(results), place_in_log("e", database.head))
+            if key is not None:
+                database.replies[key.name] = changes, entries, written
+            await replica.way()  # it may die here, and make nothing of what is committed
+            replica.cache.written(WORKSPACE, entries, replica.feed.written(WORKSPACE, entries))
+        if histories != database.histories:
+            raise Unavailable("nobody knows")
+        # What failed has told of the task as others had made it.
+        failed = {operation.id for operation, result in _paired(changes, written) if isinstance(result, TaskctlError)}
+        told = [entry for entry in database.log[: written.seq] if entry.id in failed] + entries
+        replica.acknowledged = sorted({*replica.acknowledged, *(entry.seq for entry in told)})
+        now = asyncio.get_running_loop().time()
+        replica.world.acknowledged += [(now, entry.seq) for entry in entries]
+        return written
 
     async def ready(self) -> None:
         raise NotImplementedError
@@ -356,26 +420,6 @@ class Replica:
         if self.dead:
             raise Gone
 
-    async def write(self, id: int | None, change: Callable[[Task | None], Task | None]) -> tuple[int, Task | None] | None:
-        """Write, and return the entry's number and the task once it is acknowledged; None if there is nothing to change."""
-        await self.way()
-        database = self.world.database
-        if not database.up:
-            raise Unavailable("the database is away")
-        if id is None:
-            id, before = database.next_id, None
-            database.next_id += 1
-        elif (before := database.tasks.get(id)) is None:
-            return None
-        history = database.histories
-        entry = database.commit(id, change(_named(before, id)))
-        await self.way()  # it may die here, and make nothing of what is committed
-        self.cache.written(WORKSPACE, [entry], self.feed.written(WORKSPACE, [entry]))
-        if history == database.histories:
-            self.world.acknowledged.append((asyncio.get_running_loop().time(), entry.seq))
-            self.acknowledged = sorted([*self.acknowledged, entry.seq])
-        return entry.seq, entry.tasks[1]
-
     async def close(self) -> None:
         self.dead = True
         self.running.set()
@@ -384,23 +428,8 @@ class Replica:
         await self.feed.close()
 
 
-def _named(task: Task | None, id: int) -> Task:
-    return task or Task(
-        id=id,
-        uid=UUID(int=id),
-        title="new",
-        description=None,
-        status="todo",
-        priority="none",
-        project=None,
-        labels=(),
-        due=None,
-        started_at=None,
-        completed_at=None,
-        created_at=_START,
-        updated_at=_START,
-        version=0,
-    )
+def _paired(changes: Changeset, written: Written) -> Any:
+    return zip(changes.operations, written.results, strict=True)
 
 
 # --------------------------------------------------------------------------------------------------------------- the world
@@ -490,6 +519,18 @@ class World:
         elif newest < min(seq_in(told, "e"), head):
             self.wrong.append(f"{query} answered {value}, which is not as new as {told} says; {about}")
 
+    async def write(
+        self, replica: Replica, changes: Changeset, key: IdempotencyKey | None = None, session: Session | None = None
+    ) -> None:
+        """Have a replica write."""
+        await replica.running.wait()
+        if replica.dead:
+            return
+        with suppress(Unavailable, Gone):
+            written = await replica.tasks.write(changes, key=key)
+            if session is not None:
+                session.at = newer(session.at, written.at)
+
     async def restart(self, index: int) -> None:
         old = self.replicas[index]
         self.replicas[index] = Replica(self, index)
@@ -514,21 +555,32 @@ def _equal(expected: Any, value: Any) -> bool:
     return bool(expected == value)
 
 
-def change(task: Task, draw: random.Random) -> Task:
-    """Return another version of a task."""
-    changes: dict[str, Any] = {"version": task.version + 1, "updated_at": _START + timedelta(seconds=task.version + 1)}
+def writes(draw: random.Random, database: Database) -> Changeset:
+    """Return something that may be written: mostly one operation, sometimes several about the same few tasks."""
+    return Changeset(tuple(_operation(draw, database) for _ in range(draw.choice([1, 1, 1, 3]))), atomic=False)
+
+
+def _operation(draw: random.Random, database: Database) -> Operation:
+    id = draw.randint(1, max(1, min(database.next_id - 1, 6)))
+    version = draw.choice([None, None, None, draw.randint(1, 5)])
+    what = draw.random()
+    if what < 0.2 or database.next_id < 4:
+        return Add(
+            NewTask(title="new", priority=draw.choice(["none", "high"]), labels=["a"], project=draw.choice([None, "work"]))
+        )
+    if what < 0.25:
+        return Remove(id, version)
     match draw.randrange(5):
         case 0:
-            changes["title"] = f"{draw.choice(['alpha', 'beta', 'gamma'])} {task.version}"
+            return Edit(id, TaskPatch(title=f"{draw.choice(['alpha', 'beta', 'gamma'])} {draw.randrange(9)}"), version)
         case 1:
-            changes["status"] = draw.choice(["todo", "in_progress", "done"])
+            return Edit(id, TaskPatch(status=draw.choice(["todo", "in_progress", "done"])), version)
         case 2:
-            changes["labels"] = tuple(sorted(draw.sample(["a", "b", "c"], draw.randrange(3))))
+            return Edit(id, TaskPatch(labels=draw.sample(["a", "b", "c"], draw.randrange(3))), version)
         case 3:
-            changes["project"] = draw.choice([None, "work", "work.api", "home"])
+            return Edit(id, TaskPatch(project=draw.choice([None, "work", "work.api", "home"])), version)
         case _:
-            changes["priority"] = draw.choice(["none", "low", "high"])
-    return msgspec.structs.replace(task, **changes)
+            return Edit(id, TaskPatch(priority=draw.choice(["none", "low", "high"])), version)
 
 
 def queries(draw: random.Random, database: Database) -> Query[Any]:
@@ -550,6 +602,3 @@ def queries(draw: random.Random, database: Database) -> Query[Any]:
             return query
         case _:
             return GetTask(draw.randint(1, max(2, min(database.next_id, 6))))
-
-
-__all__ = ["Gone", "History", "Session", "VirtualLoop", "World", "change", "queries", "run"]

@@ -3,15 +3,13 @@
 import asyncio
 import random
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from taskctl.errors import Unavailable
-from taskctl.tasks import GetTask
-from tests.simulation import Gone, Session, VirtualLoop, World, change, queries
+from taskctl.tasks import Add, Changeset, GetTask, IdempotencyKey, NewTask
+from tests.simulation import Session, VirtualLoop, World, queries, writes
 
 REPLICAS = st.sampled_from([0, 1])
 SEEDS = st.integers(0, 2**16)
@@ -32,7 +30,7 @@ class Caches(RuleBasedStateMachine):
         """Return a world with three tasks, whose log both replicas follow."""
         world = World(seed, replicas=2)
         for replica in (world.replicas[0], world.replicas[0], world.replicas[1]):
-            await replica.write(None, lambda task: change(task, world.draw) if task else None)
+            await world.write(replica, Changeset((Add(NewTask(title="new", labels=["a"])),)))
         for replica in world.replicas:
             await world.read(replica, GetTask(1))
         await asyncio.sleep(1)
@@ -49,15 +47,10 @@ class Caches(RuleBasedStateMachine):
 
         self._do(started())
 
-    @rule(replica=REPLICAS, id=st.none() | st.integers(1, 4), seed=SEEDS, gone=st.sampled_from([False, False, False, True]))
-    def write(self, replica: int, id: int | None, seed: int, gone: bool) -> None:
-        async def work() -> None:
-            draw = random.Random(seed)
-            with suppress(Unavailable, Gone):
-                await self.world.replicas[replica].write(id, lambda task: None if gone and id else change(task, draw))
-
-        if id is None or id < self.world.database.next_id:
-            self._start(work())
+    @rule(replica=REPLICAS, seed=SEEDS, key=st.sampled_from([None, None, "a", "b"]))
+    def write(self, replica: int, seed: int, key: str | None) -> None:
+        changes = writes(random.Random(seed), self.world.database)
+        self._start(self.world.write(self.world.replicas[replica], changes, IdempotencyKey(key) if key else None))
 
     @rule(replica=REPLICAS, seed=SEEDS, session=st.sampled_from([None, 0, 1]))
     def ask(self, replica: int, seed: int, session: int | None) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,9 +10,8 @@ import pytest
 from taskctl.cache.feed import Feed, Following
 from taskctl.cache.memory import Kept
 from taskctl.cache.tasks import CachedTasks
-from taskctl.errors import Unavailable
-from taskctl.tasks import Recent, Step, TaskQuery
-from tests.simulation import Database, Gone, Session, World, change, queries, run
+from taskctl.tasks import IdempotencyKey, Recent, Step, TaskQuery
+from tests.simulation import Database, Session, World, queries, run, writes
 
 SECONDS = 12.0
 
@@ -24,21 +22,13 @@ async def play(seed: int) -> World:
     draw = world.draw
     loop = asyncio.get_running_loop()
 
-    async def write(replica: Any, session: Session | None) -> None:
-        id = None if draw.random() < 0.2 or world.database.next_id < 4 else draw.randint(1, min(world.database.next_id, 6))
-        gone = id is not None and draw.random() < 0.05
-        with suppress(Unavailable, Gone):
-            histories = world.database.histories
-            written = await replica.write(id, lambda task: None if gone else change(task, draw))
-            if written is not None and session is not None and histories == world.database.histories:
-                session.at = f"e.{max(written[0], int(session.at.rpartition('.')[2] or 0))}"
-
     async def client(session: Session | None) -> None:
         while loop.time() < SECONDS:
             await asyncio.sleep(draw.expovariate(1 / 0.05))
             replica = draw.choice(world.replicas)
             if draw.random() < 0.25:
-                await write(replica, session)
+                key = IdempotencyKey(f"{draw.randrange(10)}") if draw.random() < 0.2 else None
+                await world.write(replica, writes(draw, world.database), key, session)
             else:
                 await world.read(replica, queries(draw, world.database), session)
 
@@ -130,6 +120,10 @@ def _untold(self: Feed, workspace: str, steps: Sequence[Step]) -> None:
     """Wait for the log to tell what was written here."""
 
 
+def _undoubting(self: Feed, workspace: str) -> None:
+    """Go on with what is known, though somebody was told of something newer."""
+
+
 def _lists_untold(self: Following, steps: Sequence[Step]) -> None:
     """Tell only the tasks of what was written here, and not the lists."""
     for step in steps:
@@ -182,6 +176,7 @@ GUARDS = {
     "lease": (Following, "leased", property(_without_lease)),
     "contiguous": (Following, "written", _leaping),
     "own-writes": (Feed, "written", _untold),
+    "told-of-newer": (Feed, "doubt", _undoubting),
     "own-writes-lists": (Following, "written", _lists_untold),
     "touched": (Kept, "touched", _untouched),
     "too-much": (Following, "_holds_list", _unbounded),

@@ -22,6 +22,7 @@ from taskctl.tasks import (
     Read,
     Ref,
     Remembering,
+    Remove,
     Source,
     Step,
     T,
@@ -129,7 +130,7 @@ class CachedTasks(TaskService, Remembering):
         if written.replayed or any(isinstance(result, TaskctlError) for result in written.results):
             # It tells of what others have written, and perhaps a moment ago: the next answer must not know less.
             self._feed.doubt(self._workspace)
-        else:
+        elif not any(isinstance(operation, Remove) for operation in changes.operations):  # or it might be of one of the results
             self._remember(written)
         return written
 
