@@ -36,7 +36,8 @@ class Write(NamedTuple):
 
     `lists` are those that the task belongs to afterwards. Without `acknowledged` the outcome is unknown: it may have happened at
     any time since it began, or happen yet. `process` is the one that acknowledged it, a replica between two of its starts; None
-    if it may have been either of two. `mark` is what it can be found by in the log.
+    if it may have been either of two. `at` is how new the answer said that it is, `seq` the write's own place in the log, and
+    `mark` what it can be found by there.
     """
 
     kind: Kind
@@ -47,6 +48,7 @@ class Write(NamedTuple):
     acknowledged: float | None = None
     process: str | None = None
     session: str | None = None
+    at: int | None = None
     seq: int | None = None
     mark: str = ""
 
@@ -106,8 +108,8 @@ def settled(history: History, log: Iterable[Entry]) -> tuple[History, list[str]]
             continue
         found = write._replace(task=entry.task, version=entry.version, seq=entry.seq)
         if write.acknowledged is not None:
-            told = (write.task, write.version or found.version, write.seq or found.seq, write.kind)
-            if told != (found.task, found.version, found.seq, entry.kind):
+            told = (write.task, write.version or entry.version, write.kind)
+            if told != (entry.task, entry.version, entry.kind) or (write.at is not None and write.at < entry.seq):
                 wrong.append(f"acknowledged as something else than the log says, {entry}: {write}")
         writes.append(found)
     wrong += [f"nobody wrote what the log says: {entry}" for entry in (*marked.values(), *removed.values())]
@@ -239,7 +241,7 @@ class _Judge:
         self._known[write.task].add(at, _rank(write))
         if write.process is not None:
             self._acknowledged[write.process, write.task].add(at, _rank(write))
-        if write.session is not None and write.seq is not None:
+        if write.session is not None and write.at is not None:
             self._noticed[write.session, write.task].add(at, _rank(write))
 
     def _floors(self, read: Read, task: int) -> dict[str, int]:

@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -63,7 +63,7 @@ BROKEN: dict[str, tuple[list[Write | Read], str]] = {
     ),
     "a removed task that another has missed": ([ADDED, removed(5.0), read(None, 6.0, 6.1), read(1, 8.2)], "gone (bound)"),
     "its own write": (
-        [ADDED, written(2, 5.0, 5.1, session="s", seq=2), read(1, 5.2, session="s", process="b.1")],
+        [ADDED, written(2, 5.0, 5.1, session="s", at=2), read(1, 5.2, session="s", process="b.1")],
         "at least at 2 (session)",
     ),
     "backwards": ([ADDED, EDITED, read(2, 5.2, session="s", at=2), read(1, 5.4, session="s")], "at least at 2 (session)"),
@@ -130,7 +130,7 @@ FINE: dict[str, list[Write | Read]] = {
 }
 
 
-def history(events: list[Write | Read]) -> History:
+def history(events: Sequence[Write | Read]) -> History:
     return History([e for e in events if isinstance(e, Write)], [e for e in events if isinstance(e, Read)])
 
 
@@ -156,7 +156,7 @@ def test_another_bound() -> None:
 
 
 def test_it_counts_what_each_rule_was_about() -> None:
-    events = [
+    events: list[Write | Read] = [
         ADDED,
         EDITED,
         read(2, 5.2, process="a.1", session="s", asked=2, at=2),
@@ -170,7 +170,7 @@ def test_the_log_settles_what_is_unknown() -> None:
     writes = [
         Write("add", None, None, RED, 0.0, mark="one"),
         Write("edit", 1, None, NOWHERE, 1.0, mark="two"),
-        Write("edit", 1, 2, RED, 2.0, 2.1, seq=2, mark="three"),
+        Write("edit", 1, 2, RED, 2.0, 2.1, at=2, mark="three"),
         removed(4.0),
         removed(3.0),
         removed(4.0, task=2),
@@ -191,8 +191,8 @@ def test_the_log_settles_what_is_unknown() -> None:
         (written(2, 1.0, 1.1, mark="one"), []),
         (removed(1.0, 1.1), []),
         (written(2, 1.0, 1.1, mark="one"), [Entry(2, "edit", 1, 3, "one")]),
-        (written(2, 1.0, 1.1, seq=3, mark="one"), [Entry(2, "edit", 1, 2, "one")]),
-        (removed(1.0, 1.1, seq=3), [Entry(2, "remove", 1, 2, "")]),
+        (written(2, 1.0, 1.1, at=1, mark="one"), [Entry(2, "edit", 1, 2, "one")]),
+        (removed(1.0, 1.1, at=1), [Entry(2, "remove", 1, 2, "")]),
         (written(None, 1.0, mark="one"), [Entry(2, "edit", 1, 2, "one"), Entry(3, "edit", 1, 3, "other")]),
     ],
 )
@@ -333,7 +333,7 @@ class Simulation:
         version, seq = self._replicas[place].write(task, red=red)
         yield self._rng.uniform(0.001, 0.01)
         lists = RED if red else NOWHERE
-        self.history.writes.append(Write(kind, task, version, lists, began, self._now, f"{place}.1", session, seq))
+        self.history.writes.append(Write(kind, task, version, lists, began, self._now, f"{place}.1", session, seq, seq))
         return seq
 
     def _read(self, place: int, session: str | None, asked: int | None) -> Generator[float, None, int]:
