@@ -1,4 +1,4 @@
-"""A TCP proxy that can fail in the ways networks do: refuse, hang, be slow, cut, and cut just before or after something passes."""
+"""A TCP proxy that fails in the ways networks do: refuse, hang, be slow, cut, and cut just before or after something passes."""
 
 import asyncio
 import threading
