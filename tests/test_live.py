@@ -190,6 +190,7 @@ class World:
 
     def __init__(self, replicas: list[Replica]) -> None:
         self.replicas = replicas
+        self.writable = replicas
         self.there: set[int] = set()
         self.gone: deque[int] = deque(maxlen=20)
         self.history = History([], [])
@@ -198,6 +199,13 @@ class World:
         self.wrong: list[str] = []
         self.over = False
         self._values: dict[tuple[int, int], dict[str, Any]] = {}
+
+    async def shift(self) -> None:
+        """Let writes go to all replicas for a while, then to one, then nowhere: what only own writes renew grows old."""
+        rng = random.Random(f"{SEED} shift")
+        while not self.over:
+            self.writable = rng.choice((self.replicas, [rng.choice(self.replicas)], [rng.choice(self.replicas)], []))
+            await asyncio.sleep(rng.uniform(1.0, 5.0) if self.writable else rng.uniform(1.0, 3.5))
 
     def learn(self, task: dict[str, Any], where: str) -> None:
         """Take in a task as an answer showed it: a version has one value, whoever shows it."""
@@ -253,7 +261,8 @@ class Client:
                 self._session, self._last = f"{self._number}-{self._marks}-{len(self._world.history.reads)}", None
             if rng.random() < 0.3:
                 self._replica = rng.choice(self._world.replicas)
-            if self._touched is None and rng.random() < self._writes:
+            if self._touched is None and self._world.writable and rng.random() < self._writes:
+                self._replica = rng.choice(self._world.writable)
                 await self._write()
             elif rng.random() < 0.55 or (self._touched is not None and rng.random() < 0.5):
                 await self._read_task()
@@ -437,11 +446,11 @@ class Client:
 class Chaos:
     """Lets things fail, one or two at a time, and then leaves everything in peace for as long as that took."""
 
-    def __init__(self, cluster: Cluster, redis: Redis, proxy: Proxy, replicas: list[Replica]) -> None:
+    def __init__(self, cluster: Cluster, redis: Redis, proxy: Proxy, world: World) -> None:
         self._cluster = cluster
         self._redis = redis
         self._proxy = proxy
-        self._replicas = replicas
+        self._world = world
         self._rng = random.Random(f"{SEED} chaos")
         self._longest = min(4.0, max(0.6, SECONDS / 15))
         self.done: list[str] = []
@@ -517,15 +526,20 @@ class Chaos:
         await asyncio.sleep(seconds / 2)
         await asyncio.to_thread(self._redis.start)
 
+    def _victim(self) -> Replica:
+        """Return the replica that is to fail; writes go there, so that some of them are in doubt."""
+        self._world.writable = [self._rng.choice(self._world.replicas)]
+        return self._world.writable[0]
+
     async def _replica_stopped(self, seconds: float) -> None:
-        replica = self._rng.choice(self._replicas)
+        replica = self._victim()
         with replica.trouble():
             replica.server.process.send_signal(signal.SIGSTOP)
             await asyncio.sleep(seconds)
             replica.server.process.send_signal(signal.SIGCONT)
 
     async def _replica_killed(self, seconds: float) -> None:
-        replica = self._rng.choice(self._replicas)
+        replica = self._victim()
         with replica.trouble():
             await asyncio.to_thread(replica.kill)
             await asyncio.sleep(seconds / 4)
@@ -562,13 +576,14 @@ async def test_whatever_fails_nobody_reads_what_is_over(tmp_path: Path) -> None:
             replicas.append(Replica(number + 1, shell, database))
             stack.callback(replicas[-1].close)
         world = World(replicas)
-        chaos = Chaos(cluster, redis, proxy, replicas)
+        chaos = Chaos(cluster, redis, proxy, world)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
             # A third writes much; every other one has sessions.
-            clients = [Client(n, world, http, writes=0.05 if n % 3 else 0.5, sessions=n % 2 == 0) for n in range(CLIENTS)]
+            clients = [Client(n, world, http, writes=0.1 if n % 3 else 0.7, sessions=n % 2 == 0) for n in range(CLIENTS)]
             async with asyncio.TaskGroup() as group:
                 for client in clients:
                     group.create_task(client.go_on())
+                group.create_task(world.shift())
                 await chaos.go_on(time.monotonic() + SECONDS)
                 world.over = True
         codes = await asyncio.gather(*(asyncio.to_thread(replica.server.stop) for replica in replicas))
