@@ -1,4 +1,4 @@
-"""A TCP proxy that can fail in the ways networks do: refuse, hang, cut, and cut just before or after something passes."""
+"""A TCP proxy that fails in the ways networks do: refuse, hang, be slow, cut, and cut just before or after something passes."""
 
 import asyncio
 import threading
@@ -37,6 +37,8 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
         self._cut: _Cut | None = None
+        self._delay = 0.0
+        self.taken = 0
         self.cuts = 0
         self.port = 0
         self._thread.start()
@@ -51,6 +53,7 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.taken += 1
         self._writers.add(writer)
         await self._open.wait()
         try:
@@ -65,6 +68,8 @@ class Proxy:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, pair: "_Pair", *, is_client: bool) -> None:
         try:
             while data := await source.read(65536):
+                if self._delay:
+                    await asyncio.sleep(self._delay)
                 await self._open.wait()
                 if is_client and self._cut is not None and self._cut.words in data:
                     cut, self._cut = self._cut, None
@@ -119,6 +124,10 @@ class Proxy:
     def go_on(self) -> None:
         """Pass on what came meanwhile, and everything after."""
         self._do(_now(self._open.set))
+
+    def delay(self, seconds: float) -> None:
+        """Keep everything that comes for so long before it is passed on; 0 ends this."""
+        self._delay = seconds
 
     def cut(self) -> None:
         """Cut what is there; new connections are fine."""

@@ -53,7 +53,7 @@ async def play(seed: int) -> World:
                 case 7 if draw.random() < 0.3:
                     world.database.up = False
                     loop.call_later(draw.random() * 3, setattr, world.database, "up", True)
-                case 8 if draw.random() < 0.3:
+                case 8 if draw.random() < 0.6:
                     await fail_over()
                 case _:
                     pass
@@ -112,7 +112,7 @@ def _without_lease(self: Following) -> bool:
 def _leaping(self: Following, steps: Sequence[Step]) -> None:
     """Take an own entry for the end of what is known, though others may have written before it."""
     WRITTEN(self, steps)
-    if self.joined:
+    if self.joined and steps:
         self.applied = max(self.applied, steps[-1].seq)
 
 

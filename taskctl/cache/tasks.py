@@ -120,6 +120,7 @@ class CachedTasks(TaskService, Remembering):
         await self._inner.ready()
 
     async def write(self, changes: Changeset, *, key: IdempotencyKey | None = None) -> Written:
+        following = self._feed.following(self._workspace)
         try:
             written = await self._inner.write(changes, key=key)
         except (TaskNotFound, StaleTask, Conflict):
@@ -131,14 +132,14 @@ class CachedTasks(TaskService, Remembering):
             # It tells of what others have written, and perhaps a moment ago: the next answer must not know less.
             self._feed.doubt(self._workspace)
         elif not any(isinstance(operation, Remove) for operation in changes.operations):  # or it might be of one of the results
-            self._remember(written)
+            self._remember(written, following)
         return written
 
-    def _remember(self, written: Written) -> None:
+    def _remember(self, written: Written, following: Following | None) -> None:
         """Remember the tasks of a write: at the end of the log that it left behind, this is what they are."""
-        following = self._feed.following(self._workspace)
-        seq = seq_in(written.at, following.epoch) if following is not None else 0
-        born = int(time.time())
+        if following is None or not self._feed.current(self._workspace, following):
+            return
+        seq, born = seq_in(written.at, following.epoch), int(time.time())
         for result in written.results:
             if isinstance(result, Task) and seq:
                 query = GetTask(result.id)
