@@ -496,6 +496,24 @@ class TaskQuery(Query[Page[Task]], frozen=True, kw_only=True):
         if self.limit is not None and self.limit < 1:
             raise InvalidRequest("limit must be at least 1")
 
+    @property
+    def momentary(self) -> bool:
+        """Whether the answer depends on when it is given, though no task has changed."""
+        return any(isinstance(term, Overdue) for term in self.terms)
+
+    @property
+    def terms(self) -> Iterable["Condition"]:
+        """The condition, and all that it is made of."""
+        waiting = [self.where] if self.where is not None else []
+        while waiting:
+            term = waiting.pop()
+            yield term
+            match term:
+                case And(terms) | Or(terms):
+                    waiting += terms
+                case Not(inner):
+                    waiting.append(inner)
+
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One entry of the log: who did what, when, from what to what.

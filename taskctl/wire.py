@@ -320,9 +320,9 @@ def place_in_log(epoch: str, seq: int) -> str:
 
 
 def seq_in(at: str, epoch: str) -> int:
-    """Return how far a log had got at a place in it; 0 if that is in another log, or none at all."""
+    """Return how far a log had got at a place in it; -1 if that is in another log, or none at all."""
     own, _, seq = at.rpartition(".")
-    return int(seq) if own == epoch and seq.isascii() and seq.isdecimal() and len(seq) < 20 else 0
+    return int(seq) if own == epoch and seq.isascii() and seq.isdecimal() and len(seq) < 20 else -1
 
 
 def newer(one: str, other: str) -> str:

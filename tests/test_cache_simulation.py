@@ -1,7 +1,6 @@
 """The caches' promise under everything that goes wrong, many times over; and that each guard in them is needed."""
 
 import asyncio
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,14 +74,25 @@ def played(seed: int) -> World:
     return run(lambda: play(seed))
 
 
-SEEDS = int(os.environ.get("TASKCTL_SIMULATIONS", "200"))
+SEEDS, MANY_SEEDS = 200, 2_200
 GROUPS = 4
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_no_answer_is_older_than_it_may_be(group: int) -> None:
+    look_at(range(group, SEEDS, GROUPS))
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_no_answer_is_older_than_it_may_be_in_many_worlds(group: int) -> None:
+    look_at(range(SEEDS + group, MANY_SEEDS, GROUPS))
+
+
+def look_at(seeds: range) -> None:
     outcomes = dict[str, int]()
-    for seed in range(group, SEEDS, GROUPS):
+    for seed in seeds:
         world = played(seed)
         assert world.wrong == [], f"seed {seed}: {len(world.wrong)} wrong answers, the first: {world.wrong[0]}"
         for name, count in world.outcomes.items():

@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 from taskctl.filters import is_after, matches, place, zone_of
-from taskctl.tasks import GetTask, History, Labels, Overdue, Page, Projects, Query, Step, Task, TaskQuery
+from taskctl.tasks import Compare, GetTask, History, Labels, Page, Projects, Query, Step, Task, TaskQuery
 from taskctl.wire import task_cursor
 
 OVERHEAD = 700
@@ -85,7 +85,7 @@ _NEVER: Any = None
 
 
 def _span(query: TaskQuery, page: Page[Task]) -> _Span | None:
-    if _names(query, "updated_at") or query.count:
+    if query.count or _looks_at_updates(query):
         return None  # a step does not tell when the task had been changed before; a count takes in all pages
     cursor = task_cursor(query)
     end = place(page.items[-1], query.sort) if page.next_cursor is not None else None
@@ -100,25 +100,15 @@ def rememberable(query: Query[Any]) -> bool:
         case History(id=int()):
             return True
         case TaskQuery(limit=int()):
-            return not _names(query, Overdue)
+            return not query.momentary
         case _:
             return False
 
 
-def _names(query: TaskQuery, what: str | type) -> bool:
-    """Return whether a condition of this kind, or one about this field, is part of a query; or a field of its order."""
-    if isinstance(what, str) and any(word.lstrip("-") == what for word in query.sort):
-        return True
-    waiting: list[Any] = [query.where]
-    while waiting:
-        found = waiting.pop()
-        if found is None:
-            continue
-        if (isinstance(what, type) and isinstance(found, what)) or getattr(found, "field", None) == what:
-            return True
-        waiting += getattr(found, "terms", ())
-        waiting += [found.term] if hasattr(found, "term") else []
-    return False
+def _looks_at_updates(query: TaskQuery) -> bool:
+    return any(word.lstrip("-") == "updated_at" for word in query.sort) or any(
+        isinstance(term, Compare) and term.field == "updated_at" for term in query.terms
+    )
 
 
 def _differ(step: Step, *names: str) -> bool:

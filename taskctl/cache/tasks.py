@@ -141,7 +141,7 @@ class CachedTasks(TaskService, Remembering):
             return
         seq, born = seq_in(written.at, following.epoch), int(time.time())
         for result in written.results:
-            if isinstance(result, Task) and seq:
+            if isinstance(result, Task) and seq > 0:
                 query = GetTask(result.id)
                 self._cache.memory.put((self._workspace, result.id), Kept(query, seq, encode(result), result, born))
 
@@ -234,7 +234,7 @@ class CachedTasks(TaskService, Remembering):
     def _keep(self, query: Query[Any], following: Following, at: str, read: Read[Any] | None) -> None:
         """Remember an answer, unless it is of a history that has ended, or out of date already."""
         seq = seq_in(at, following.epoch)
-        if not seq or not self._feed.current(self._workspace, following):
+        if seq < 0 or not self._feed.current(self._workspace, following):
             return
         body, value = (read.encoded, read.value) if read is not None else (b"", None)
         kept = Kept(query, seq, body, value, int(time.time()))

@@ -19,6 +19,7 @@ _NOUNS: Mapping[str, str] = {
     "serve": "taskctl.cli.serve",
     "db": "taskctl.cli.db",
     "api": "taskctl.cli.api",
+    "cache": "taskctl.cli.cache",
     "version": "taskctl.cli.version",
 }
 

@@ -242,7 +242,9 @@ class Questions:
         rows = answer.rows
         more_follow = query.limit is not None and len(rows) > query.limit
         items = tuple(map(task_of, rows[: query.limit]))
-        cursor = encode_task_cursor(query, now, place(items[-1], query.sort)) if more_follow else None
+        # Where the moment means nothing, the same page has the same cursor whenever it is asked for.
+        moment = now if query.momentary else 0
+        cursor = encode_task_cursor(query, moment, place(items[-1], query.sort)) if more_follow else None
         return Read(Page(items, cursor, answer.beside if query.count else UNSET), answer.at)
 
     async def _fewest(self, terms: Sequence[Condition], context: where.Context) -> Condition | None:
