@@ -454,6 +454,7 @@ class World:
         self.join_entries = self.draw.choice([0, 3, 1000])
         self.memory_bytes = self.draw.choice([3_000, 100_000])
         self.slow = self.draw.choice([0.1, 1.0, 3.0])
+        self.takeovers = self.draw.choice([0.0, 0.1, 1.0])
         self.wrong: list[str] = []
         self.reads = 0
         self.failed_over = -LEASE_SECONDS - 1

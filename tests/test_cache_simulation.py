@@ -34,7 +34,7 @@ async def play(seed: int) -> World:
     async def chaos() -> None:
         while loop.time() < SECONDS:
             await asyncio.sleep(draw.expovariate(1 / 0.7))
-            match draw.randrange(9):
+            match draw.randrange(11):
                 case 0:
                     world.redis.kept.clear()
                 case 1:
@@ -52,7 +52,7 @@ async def play(seed: int) -> World:
                 case 7 if draw.random() < 0.3:
                     world.database.up = False
                     loop.call_later(draw.random() * 3, setattr, world.database, "up", True)
-                case 8 if draw.random() < 0.6:
+                case 8 | 9 | 10 if draw.random() < world.takeovers:
                     await fail_over()
                 case _:
                     pass
@@ -202,4 +202,4 @@ def test_a_guard_that_is_taken_out_is_missed(guard: str, monkeypatch: pytest.Mon
     owner, name, without = GUARDS[guard]
     monkeypatch.setattr(owner, name, without)
     monkeypatch.setattr("taskctl.cache.feed.STEPS_MAX", 5)
-    assert any(played(seed).wrong for seed in range(SEEDS)), f"nobody notices when {guard} is missing"
+    assert any(played(seed).wrong for seed in range(MANY_SEEDS)), f"nobody notices when {guard} is missing"
