@@ -1,34 +1,46 @@
 """How the server does over HTTP, next to any others that speak the same few requests.
 
-    python -m benchmarks.http [ROUNDS] [SCENARIO...] [NAME=URL...]
+    python -m benchmarks.http [ROUNDS] [SCENARIO...] [NAME=URL...] [NAME=COMMAND...]
 
-It starts a PostgreSQL with fsync on and a `taskctl serve` on it, pinned to the first core, fills both, and has wrk (which must be
-installed) load it and the servers at the other URLs in turn, A B A B, from the second core. Every one of them has the tasks
-1 to 20000, and answers a GET, a POST and a PATCH at `/api/v1/tasks` as taskctl does.
-Printed are the medians of the requests per second and of the 99th percentile, and taskctl's ratio to each. A run with an answer
-that is no success fails.
+It starts a PostgreSQL with fsync on, a Redis, and a `taskctl serve` on both, pinned to the first core, fills it, and has wrk (which
+must be installed) load it and the others in turn, A B A B, from the second core. Others are at a URL, or are started by a
+command, pinned in the same way: it finds DATABASE_URL (an empty database on the same PostgreSQL), REDIS_URL (the same Redis, another
+number in it) and PORT in its environment, and is waited for until it has all tasks. Every one of them has the tasks 1 to 100000, and
+answers a GET, a POST and a PATCH at `/api/v1/tasks` as taskctl does.
+
+Printed are the medians of the requests per second and of the 99th percentile, and taskctl's ratio to each; at the end what
+taskctl remembers, and how much memory its process takes. A run with an answer that is no success fails.
 
 hot: 64 tasks again and again; cold: any of all; list: the first 50; add: POST; edit: PATCH of title and priority; mix: of 100
 requests 85 of hot, 5 of each of the others.
 """
 
+import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from subprocess import Popen
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
+from urllib.request import urlopen
 
-from tests.postgres import Cluster
-from tests.support import Shell, serving
+from tests.postgres import Cluster, ask, free_port
+from tests.redis import Server as RedisServer
+from tests.support import Server, Shell
 
 CONNECTIONS = 64
 SECONDS = 4
-TASKS = 20_000
+TASKS = 100_000
+READY_SECONDS = 120
 SCENARIOS = ("hot", "cold", "list", "add", "edit", "mix")
 
 SCRIPT = """
@@ -107,6 +119,39 @@ def measured(servers: dict[str, str], scenarios: Sequence[str], rounds: int) -> 
             yield scenario, found
 
 
+@contextmanager
+def started(name: str, command: str, postgres: Cluster, redis: RedisServer, number: int) -> Iterator[str]:
+    """Run another server, and yield its address once it has all tasks."""
+    port = free_port()
+    ask(postgres.url(), f"CREATE DATABASE bench_{number}")
+    environment = {
+        **os.environ,
+        "DATABASE_URL": postgres.url(f"bench_{number}"),
+        "REDIS_URL": f"redis://127.0.0.1:{redis.port}/{number}",
+        "PORT": str(port),
+    }
+    with Popen(["taskset", "-c", "0", *shlex.split(command)], env=environment, start_new_session=True) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + READY_SECONDS
+            while not answers(f"{url}/api/v1/tasks/{TASKS}"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"{name} does not have {TASKS} tasks at {url}")
+                time.sleep(0.2)
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def answers(url: str) -> bool:
+    """Return whether there is a good answer."""
+    try:
+        with urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
 def main(arguments: Sequence[str]) -> None:
     """Start what is needed, measure, and print."""
     if shutil.which("wrk") is None or shutil.which("taskset") is None:
@@ -114,24 +159,38 @@ def main(arguments: Sequence[str]) -> None:
     rounds = next((int(argument) for argument in arguments if argument.isdigit()), 3)
     others = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     scenarios = [argument for argument in arguments if argument in SCENARIOS] or list(SCENARIOS)
-    cluster = Cluster("fsync=on", "shared_buffers=256MB", "max_wal_size=2GB")
-    try:
-        with TemporaryDirectory() as home:
-            shell = Shell(Path(home), TASKCTL_DATABASE_URL=cluster.tasks())
-            seeded = shell("db", "seed", "--count", str(TASKS))
-            if seeded.code:
-                raise SystemExit(seeded.err)
-            with serving(shell) as server:
-                os.sched_setaffinity(server.process.pid, {0})
-                servers = {"taskctl": server.url, **others}
-                print(f"{f'medians of {rounds}':<14}" + "".join(f"{name:>10}{'p99 ms':>8}{'x':>7}" for name in servers))
-                for scenario, found in measured(servers, scenarios, rounds):
-                    rates = {name: statistics.median(one.rate for one in ones) for name, ones in found.items()}
-                    lates = {name: statistics.median(one.late for one in ones) for name, ones in found.items()}
-                    cells = [f"{rates[n]:>10.0f}{lates[n]:>8.1f}{rates['taskctl'] / rates[n]:>7.2f}" for n in servers]
-                    print(f"{scenario:<14}" + "".join(cells), flush=True)
-    finally:
-        cluster.close()
+    with ExitStack() as stack:
+        postgres = Cluster("fsync=on", "shared_buffers=256MB", "max_wal_size=2GB")
+        stack.callback(postgres.close)
+        redis = stack.enter_context(RedisServer())
+        home = Path(stack.enter_context(TemporaryDirectory()))
+        tasks = postgres.tasks()
+        shell = Shell(home, TASKCTL_DATABASE_URL=tasks, TASKCTL_REDIS_URL=redis.url)
+        seeded = shell("db", "seed", "--count", str(TASKS), seconds=READY_SECONDS)
+        if seeded.code:
+            raise SystemExit(seeded.err)
+        ask(tasks, "VACUUM ANALYZE")
+        servers = {"taskctl": f"http://127.0.0.1:{(port := free_port())}"}
+        process = stack.enter_context(Server(shell, "--quiet", "--port", str(port))).process  # none of them writes a log
+        while not answers(f"{servers['taskctl']}/readyz"):
+            time.sleep(0.1)
+        os.sched_setaffinity(process.pid, {0})
+        for number, (name, place) in enumerate(others.items(), start=1):
+            url = place.startswith("http")
+            servers[name] = place if url else stack.enter_context(started(name, place, postgres, redis, number))
+        print(f"{f'medians of {rounds}':<14}" + "".join(f"{name:>10}{'p99 ms':>8}{'x':>7}" for name in servers))
+        for scenario, found in measured(servers, scenarios, rounds):
+            rates = {name: statistics.median(one.rate for one in ones) for name, ones in found.items()}
+            lates = {name: statistics.median(one.late for one in ones) for name, ones in found.items()}
+            cells = [f"{rates[n]:>10.0f}{lates[n]:>8.1f}{rates['taskctl'] / rates[n]:>7.2f}" for n in servers]
+            print(f"{scenario:<14}" + "".join(cells), flush=True)
+        with urlopen(f"{servers['taskctl']}/api/v1/cache") as answer:
+            cache = json.load(answer)
+        asked, hits = sum(cache["asked"].values()), cache["asked"].get("memory", 0)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        resident = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) // 1024
+        print(f"answered from memory: {hits / asked:.1%} of {asked}; from Redis: {cache['asked'].get('redis', 0) / asked:.1%}")
+        print(f"remembered: {cache['entries']} answers in {cache['bytes'] / 2**20:.1f} MiB; the process takes {resident} MiB")
 
 
 if __name__ == "__main__":

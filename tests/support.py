@@ -88,13 +88,15 @@ class Shell:
     def argv(*arguments: str | bytes) -> list[str | bytes]:
         return [sys.executable, "-m", "taskctl", *arguments]
 
-    def __call__(self, *arguments: str | bytes, stdin: str = "", env: Mapping[str, str] | None = None) -> Ran:
+    def __call__(
+        self, *arguments: str | bytes, stdin: str = "", env: Mapping[str, str] | None = None, seconds: float = SECONDS
+    ) -> Ran:
         """Run a command to its end."""
         done = subprocess.run(
             self.argv(*arguments),
             input=stdin.encode(),
             capture_output=True,
-            timeout=SECONDS,
+            timeout=seconds,
             cwd=self.home,
             env={**self.environment, **(env or {})},
             check=False,

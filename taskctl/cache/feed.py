@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from taskctl.cache.memory import Kept
 from taskctl.errors import TaskctlError
@@ -60,6 +60,14 @@ class Moments:
         return self._clock() - mark <= LEASE_SECONDS
 
 
+class Look(NamedTuple):
+    """A look at a log: the lease's mark and the doubts before it, and after which entry it begins."""
+
+    mark: Any
+    doubts: int
+    since: int
+
+
 class Following:
     """What is known of a workspace's log. It stands for one history: after a loss there is another one.
 
@@ -79,6 +87,7 @@ class Following:
         self._order: deque[tuple[int, int]] = deque()
         self._steps: dict[int, Step] = {}
         self._ahead: set[int] = set()
+        self._oldest = 1
 
     # ------------------------------------------------------------------------------------------------ what it is asked for
 
@@ -114,6 +123,7 @@ class Following:
         """Begin to know the log, from what was read of it after the moment of the mark."""
         self.epoch, self.history = recent.epoch, recent.history
         self.applied, self.base = recent.head, recent.base
+        self._oldest = recent.head + 1
         for id, seq in sorted(recent.changed.items(), key=lambda pair: pair[1]):
             self._change(id, seq)
             self._order.append((seq, id))
@@ -123,12 +133,17 @@ class Following:
         self._mark = mark
         self.joined = True
 
-    def advance(self, mark: Any, doubts: int, head: int, steps: Sequence[Step]) -> bool:
-        """Take note of what comes next in the log. Return False if it is not the log that was followed.
+    @property
+    def known(self) -> int:
+        """The entry after which nothing is known: own entries that follow `applied` without a gap need not be read again."""
+        seq = self.applied
+        while seq + 1 in self._ahead:
+            seq += 1
+        return seq
 
-        mark, doubts: of the moment before it was read.
-        """
-        for step in steps:
+    def advance(self, look: "Look", head: int, steps: Sequence[Step]) -> bool:
+        """Take note of what comes next in the log. Return False if it is not the log that was followed."""
+        for step in [*(self._steps[seq] for seq in range(self.applied + 1, look.since + 1)), *steps]:
             if step.seq != self.applied + 1:
                 return False
             self.applied = step.seq
@@ -138,10 +153,11 @@ class Following:
             self._order.append((step.seq, step.id))
         if head < self.applied or (head > self.applied and not steps):
             return False
-        if head == self.applied and doubts == self.doubts:
-            self._mark, self._doubted = mark, False
-        for seq in range(self.applied - STEPS_MAX - len(steps), self.applied - STEPS_MAX + 1):
-            self._steps.pop(seq, None)
+        if head == self.applied and look.doubts == self.doubts:
+            self._mark, self._doubted = look.mark, False
+        while self._oldest <= self.applied - STEPS_MAX:
+            self._steps.pop(self._oldest, None)
+            self._oldest += 1
         while len(self._order) > CHANGED_MAX:
             seq, id = self._order.popleft()
             self.base = max(self.base, seq)
@@ -283,9 +299,9 @@ class Feed:
         if not followed:
             return False
         began, mark = time.perf_counter(), self._lease.begin()
-        doubts = {name: following.doubts for name, following in followed.items()}
+        looks = {name: Look(mark, following.doubts, following.known) for name, following in followed.items()}
         try:
-            news = await self._log.news({name: following.applied for name, following in followed.items()})
+            news = await self._log.news({name: look.since for name, look in looks.items()})
         except Exception as e:  # the leases end, if it goes on
             if not isinstance(e, TaskctlError):
                 _log.exception("the log cannot be followed")
@@ -295,7 +311,7 @@ class Feed:
         for name, following in followed.items():
             head, steps = news.logs.get(name, (-1, []))
             entries += len(steps)
-            if news.history != self._history or not following.advance(mark, doubts[name], head, steps):
+            if news.history != self._history or not following.advance(looks[name], head, steps):
                 if self.current(name, following):
                     self._forget()
                 return False

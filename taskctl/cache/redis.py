@@ -69,6 +69,8 @@ PUT_BYTES_MAX = 8 << 20
 """What may wait to be put; beyond that the oldest is dropped."""
 TRIP_BYTES_MAX = 1 << 20
 """Bytes to be put in one round trip, and so the longest value: more would not arrive in time on a slow network."""
+GATHER = 0.005
+"""Seconds that what is to be put and published waits for more: a trip costs as much as a request."""
 NAMES_MAX = 1_000
 """Names that may wait to be published."""
 
@@ -214,6 +216,7 @@ class Redis:
         """Send what has gathered, until nothing is left."""
         try:
             while self._puts or self._news:
+                await asyncio.sleep(GATHER)
                 puts: dict[bytes, bytes] = {}
                 size = 0
                 for name, value in self._puts.items():
