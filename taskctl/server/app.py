@@ -105,7 +105,7 @@ def answer(e: TaskctlError, request_id: str) -> web.Response:
         headers["Retry-After"] = str(e.extra["retry_after"])
     if isinstance(e, MethodNotAllowed):
         headers["Allow"] = ", ".join(e.extra["allow"])
-    if "current_version" in e.extra:
+    if "current_version" in e.extra and "index" not in e.extra:  # of a task at this address, not of one in a batch
         headers["ETag"] = etag(e.extra["current_version"])
     body = encode(problem(e, request_id=request_id))
     return web.Response(body=body, status=e.status, content_type=PROBLEM, headers=headers)

@@ -37,11 +37,12 @@ from taskctl.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from taskctl.filters import LENGTH_MAX, TERMS_MAX
 from taskctl.tasks import (
     BATCH_MAX,
+    LENGTH_MAX,
     READ_ONLY,
     SORTS,
+    TERMS_MAX,
     WRITABLE,
     Change,
     Changes,
@@ -92,6 +93,9 @@ REF: Final[Schema] = {"anyOf": [_ID, _UID]}
 """What names a task: its id, or its uid."""
 
 _LABEL: Final = _line(fields.LABEL_MAX, about="One line.")
+_PROJECT: Final = _line(
+    fields.PROJECT_MAX, without=".", joined=r"\.", about="A path with dots: a filter on `work` takes in `work.api`."
+)
 
 
 def _or_null(schema: Schema) -> Schema:
@@ -118,9 +122,7 @@ _MEMBERS: Final[Mapping[str, Schema]] = {
     },
     "status": ref("Status"),
     "priority": ref("Priority"),
-    "project": _or_null(
-        _line(fields.PROJECT_MAX, without=".", joined=r"\.", about="A path with dots: a filter on `work` takes in `work.api`.")
-    ),
+    "project": _or_null(_PROJECT),
     "labels": {
         "type": "array",
         "items": _LABEL,
@@ -243,8 +245,9 @@ def _requests() -> dict[str, Schema]:
 
 
 _IF_VERSION: Final[Schema] = {
-    "type": ["integer", "null"],
-    "description": "The version that the task must be at, as with `If-Match`.",
+    "type": ["integer", "array", "null"],
+    "items": {"type": "integer"},
+    "description": "The version that the task must be at, or several of which it must be at one, as with `If-Match`.",
 }
 
 
@@ -268,16 +271,14 @@ WHEN: Final[Schema] = {
         },
     ]
 }
-_ANY: Final[Schema] = {"type": "string", "pattern": "^[^\\u0000]*$"}
-
 WORDS: Final[Schema] = {"type": "string", "maxLength": LENGTH_MAX, "format": "taskctl-words"}
 FILTER: Final[Schema] = {"type": "string", "maxLength": LENGTH_MAX, "format": "taskctl-filter"}
 """No pattern says what is a filter, or has a letter in it; the formats are ours, and only name it."""
 
 MATCHES: Final[Mapping[str, Schema]] = {
     "status": {"type": "array", "items": ref("Status"), "maxItems": TERMS_MAX},
-    "label": {"type": "array", "items": _ANY, "maxItems": TERMS_MAX},
-    "project": {"type": "array", "items": _ANY, "maxItems": TERMS_MAX},
+    "label": {"type": "array", "items": _LABEL, "maxItems": TERMS_MAX},
+    "project": {"type": "array", "items": _PROJECT, "maxItems": TERMS_MAX},
     "priority": {"type": "array", "items": ref("Priority"), "maxItems": TERMS_MAX},
 }
 """Query parameters that may be repeated."""

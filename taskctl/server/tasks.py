@@ -8,12 +8,13 @@ from aiohttp import web
 
 from taskctl import fields
 from taskctl.errors import Conflict, InvalidFilter, InvalidRequest, StaleTask, TaskctlError, TaskNotFound
-from taskctl.filters import TERMS_MAX, parse_filter, parse_words, when, zone_of
+from taskctl.filters import parse_filter, parse_words, when, zone_of
 from taskctl.server import shapes
 from taskctl.server.openapi import CURSOR, ID, IF_MATCH, IF_NONE_MATCH, MERGE_PATCH, answer, operation, parameter, prefer, whole
 from taskctl.server.requests import AT, Parameters, Preferences, idempotency_key, json_body, now, tasks_of, versions
 from taskctl.tasks import (
     PAGE_DEFAULT,
+    TERMS_MAX,
     Add,
     And,
     Changeset,
@@ -108,7 +109,10 @@ def _condition(given: Parameters, zone: str) -> Condition | None:
                 several = "; repeat the parameter for any of several" if "," in value else ""
                 raise InvalidRequest(f"{name} must be one of {', '.join(allowed)}{several}", parameter=name)
         if values:
-            terms.append(Match(name, tuple(values)))  # type: ignore[arg-type]  # one of the four above
+            try:
+                terms.append(Match(name, tuple(values)))  # type: ignore[arg-type]  # one of the four above
+            except InvalidRequest as e:
+                raise InvalidRequest(e.detail, parameter=name) from None
     for name, op in (("due_before", "<"), ("due_after", ">")):
         if (text := given.one(name)) is not None:
             try:
