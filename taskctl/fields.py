@@ -41,13 +41,17 @@ else:
 
 
 class Refused(ValueError):
-    """A value that may not stand in its field. `inner` leads to the part at fault, such as "/3" in a list."""
+    """A value that may not stand in its field. `inner` leads to the part at fault, such as "/3" in a list.
+
+    others: what else is wrong with it.
+    """
 
     def __init__(self, code: str, detail: str, inner: str = "") -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
         self.inner = inner
+        self.others: list[Refused] = []
 
 
 # Cc: C0, DEL and C1, so NUL and the escape that terminals obey too. Zl and Zp end a line. Cs: surrogates are not text.
@@ -116,11 +120,17 @@ def labels(value: object) -> tuple[str, ...]:
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise Refused("type", f"must be a list of texts, not {_kind(value)}")
     found = set()
+    refused: list[Refused] = []
     for position, one in enumerate(value):
         try:
             found.add(label(one))
         except Refused as e:
-            raise Refused(e.code, f"item {position} {e.detail}", f"/{position}") from None
+            refused.append(Refused(e.code, f"item {position} {e.detail}", f"/{position}"))
+            if len(refused) == LABELS_MAX:  # a list of nothing else would have an answer many times its size
+                break
+    if refused:
+        refused[0].others = refused[1:]
+        raise refused[0]
     if len(found) > LABELS_MAX:
         raise Refused("length", f"must be at most {LABELS_MAX} labels, and are {len(found)}")
     return tuple(sorted(found))

@@ -261,6 +261,7 @@ class RemoteTasks(TaskService):
         kind = answer.headers.get("Content-Type", "").partition(";")[0]
         if kind == PROBLEM:
             failure = self._decoded(lambda raw: error(msgspec.json.decode(raw)), answer.body)
+            failure.at = answer.at
             if isinstance(failure, OutcomeUnknown) or failure.retryable:
                 raise _Failed(failure, doubt=isinstance(failure, OutcomeUnknown), told=True)
             raise failure
@@ -300,7 +301,8 @@ class RemoteTasks(TaskService):
         """
         try:
             path = "/" + path.lstrip("/").removeprefix("api/v1/")
-            root = self._url.removesuffix("/api/v1") if path.partition("?")[0] in _BESIDE else self._url
+            beside = path.partition("?")[0] in _BESIDE or path.startswith("/docs/")
+            root = self._url.removesuffix("/api/v1") if beside else self._url
             return await self._exchange(method, root + path, (), headers, body, self._timeout)
         except _Failed as e:
             unknown = e.doubt and method not in ("GET", "HEAD", "OPTIONS")

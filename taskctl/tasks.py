@@ -81,7 +81,7 @@ class _Checked(msgspec.Struct, frozen=True, kw_only=True):
                 if canonical is not value:
                     msgspec.structs.force_setattr(self, name, canonical)
             except fields.Refused as e:
-                wrong.append((name, e))
+                wrong += [(name, one) for one in (e, *e.others)]
         if wrong:
             errors = [FieldError(f"/{name}{e.inner}", e.code, f"{name} {e.detail}") for name, e in wrong]
             raise InvalidTask("; ".join(e.detail for e in errors), errors=errors)

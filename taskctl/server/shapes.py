@@ -17,6 +17,7 @@ from taskctl import fields
 from taskctl.errors import (
     Conflict,
     CursorExpired,
+    ExpectationFailed,
     FieldError,
     HeadersTooLarge,
     IdempotencyMismatch,
@@ -24,6 +25,7 @@ from taskctl.errors import (
     InvalidRequest,
     InvalidTask,
     MethodNotAllowed,
+    MethodUnknown,
     NotFound,
     OutcomeUnknown,
     Overloaded,
@@ -36,6 +38,7 @@ from taskctl.errors import (
     TaskNotFound,
     Unavailable,
     UnsupportedMediaType,
+    UriTooLong,
 )
 from taskctl.tasks import (
     BATCH_MAX,
@@ -298,9 +301,14 @@ _FAILURES: Final[tuple[TaskctlError, ...]] = (
     InvalidRequest("limit must be a whole number from 1 to 200", parameter="limit"),
     InvalidFilter("at position 7: a value was expected, but the filter ends", position=7, expected="a value"),
     PayloadTooLarge("the body is larger than 1048576 bytes"),
-    UnsupportedMediaType("a body of the type application/json was expected, and its Content-Type says 'text/plain'"),
+    UnsupportedMediaType(
+        "a body of the type application/json was expected, and its Content-Type says 'text/plain'", accept=["application/json"]
+    ),
     RequestTimedOut("the body did not arrive within 10 seconds"),
-    HeadersTooLarge("a header is longer than the server reads"),
+    UriTooLong("an address may have 65536 bytes"),
+    ExpectationFailed("the only Expect that is understood is 100-continue"),
+    HeadersTooLarge("a header may have 8192 bytes, and a request 100 headers"),
+    MethodUnknown("there is no such method here; /docs shows what there is"),
     IdempotencyMismatch("the idempotency key was used for another request"),
     NotFound("there is nothing at this address"),
     TaskNotFound("there is no task 7", id=7),

@@ -33,6 +33,7 @@ from taskctl.tasks import (
     Task,
     TaskQuery,
     Written,
+    require_version,
 )
 from taskctl.wire import changeset, edit, encode, encode_written, etag, new_task, parse_ref
 
@@ -163,6 +164,8 @@ async def show(request: web.Request) -> web.Response:
     Parameters(request)
     read = await tasks_of(request).ask(GetTask(_ref(request)))
     headers = {"ETag": etag(read.value.version), AT: read.at}
+    if (wanted := _fitting(request)) is not None:
+        require_version(read.value, wanted)
     seen = versions(request, "If-None-Match")
     if seen is not None and any(one == "*" or one.removeprefix("W/") == headers["ETag"] for one in seen):
         return web.Response(status=304, headers=headers)
@@ -273,6 +276,10 @@ def _if_match(request: web.Request) -> tuple[int, ...] | None:
     """Return the versions that the task must be at for the write to happen, None if any will do. None may fit."""
     if "If-None-Match" in request.headers:
         raise InvalidRequest("If-None-Match is for reading; If-Match is the condition of a write")
+    return _fitting(request)
+
+
+def _fitting(request: web.Request) -> tuple[int, ...] | None:
     tags = versions(request, "If-Match")
     if tags is None or tags == ["*"]:  # a task that is not there is a 404 anyway
         return None
@@ -285,6 +292,7 @@ async def _write(request: web.Request, operation: Operation, dry_run: bool) -> t
     written = await tasks_of(request).write(changes, key=idempotency_key(request))
     [result] = written.results
     if isinstance(result, TaskctlError):
+        result.at = written.at
         raise result
     return result, _written(written)
 
