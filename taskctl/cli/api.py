@@ -41,7 +41,7 @@ def api(
         failure = (
             error_of(answer.body) if answer.body else cls(f"{cls.title}: the answer was {answer.status}, without more words")
         )
-    if failure is not None and not include and call.settings.output == "table":
+    if failure is not None and not include and (call.settings.output == "table" or not answer.body):
         raise failure
     ends = b"" if not answer.body or answer.body.endswith(b"\n") else b"\n"
     if failure is None or include:

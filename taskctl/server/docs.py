@@ -42,7 +42,8 @@ _PAGE: Final = b"""<!DOCTYPE html>
 </body>
 </html>
 """
-_NOT_CHANGED: Final = answer("The client has it.", None, "ETag")
+_SENT: Final = ("ETag", "Cache-Control", "Content-Security-Policy", "Referrer-Policy")
+_NOT_CHANGED: Final = answer("The client has it.", None, *_SENT)
 
 
 def routes() -> list[web.RouteDef]:
@@ -59,7 +60,7 @@ def _described() -> list[web.RouteDef]:
     "server",
     IF_NONE_MATCH,
     answers={
-        200: answer("The document.", {"application/json": {"schema": {"type": "object"}}}, "ETag"),
+        200: answer("The document.", {"application/json": {"schema": {"type": "object"}}}, *_SENT),
         304: _NOT_CHANGED,
     },
 )
@@ -73,7 +74,7 @@ async def openapi(request: web.Request) -> web.Response:
     "getDocs",
     "server",
     IF_NONE_MATCH,
-    answers={200: answer("The page.", {"text/html": {"schema": {"type": "string"}}}, "ETag"), 304: _NOT_CHANGED},
+    answers={200: answer("The page.", {"text/html": {"schema": {"type": "string"}}}, *_SENT), 304: _NOT_CHANGED},
 )
 async def page(request: web.Request) -> web.Response:
     """Return a page for people on which everything can be tried out."""

@@ -52,7 +52,7 @@ async def labels(request: web.Request) -> web.Response:
     return await _answer(request, Labels())
 
 
-@operation("getStats", "workspace", prefer("timezone"), answers={200: answer("Its numbers.", "Stats")})
+@operation("getStats", "workspace", prefer("timezone"), answers={200: answer("Its numbers.", "Stats", "Vary")})
 async def stats(request: web.Request) -> web.Response:
     """Return the workspace in numbers."""
     Parameters(request)

@@ -331,6 +331,9 @@ def problems() -> dict[str, Schema]:
     return {failure.code: {"summary": failure.title, "value": problem(failure, request_id=_REQUEST_ID)} for failure in _FAILURES}
 
 
+_POINTER: Final = (
+    "Where it stands in the body. In a result of a batch: where in that operation's task or patch, or in the operation itself."
+)
 _PROBLEM: Final[Schema] = {
     "type": "object",
     "description": "What went wrong (RFC 9457). Its other members depend on the code.",
@@ -348,7 +351,7 @@ _PROBLEM: Final[Schema] = {
             "items": {
                 "type": "object",
                 "properties": {
-                    "pointer": {"type": "string", "format": "json-pointer", "description": "Where it stands in the body."},
+                    "pointer": {"type": "string", "format": "json-pointer", "description": _POINTER},
                     "code": {"type": "string"},
                     "detail": {"type": "string"},
                 },
@@ -358,6 +361,13 @@ _PROBLEM: Final[Schema] = {
         "parameter": {"type": "string", "description": "`invalid_request`: the parameter at fault."},
         "position": {"type": "integer", "minimum": 0, "description": "`invalid_filter`: where, in characters from 0."},
         "expected": {"type": "string", "description": "`invalid_filter`: what would have fitted there."},
+        "id": {"type": ["integer", "string"], "description": "`task_not_found`, `stale_task`, `conflict`: the task's id or uid."},
+        "epoch": {"type": "string", "description": "`cursor_expired`: the log that there is."},
+        "accept": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "`unsupported_media_type`: the types that are read.",
+        },
         "index": {"type": "integer", "minimum": 0, "description": "The operation of the batch that failed."},
         "current_version": {**_ID, "description": "`stale_task`: the version of now."},
         "current_status": {"type": "string", "description": "`conflict`: the status of now."},

@@ -42,8 +42,8 @@ _LIMIT = whole("limit", 1, PAGE_MAX, PAGE_DEFAULT, "How many at most.")
 _NOT_CHANGED = answer("The client has this version.", None, "ETag")
 _TASK = answer("The task.", "Task", "ETag")
 _EDITED = {
-    200: answer("The task as it is now; with `dry_run`, as it would be.", "Task", "ETag"),
-    204: answer("The same with `Prefer: return=minimal`.", None, "ETag"),
+    200: answer("The task as it is now; with `dry_run`, as it would be, and without an ETag.", "Task", "ETag", "Vary"),
+    204: answer("The same with `Prefer: return=minimal`.", None, "ETag", "Vary"),
 }
 
 
@@ -74,7 +74,7 @@ def routes() -> list[web.RouteDef]:
     _LIMIT,
     CURSOR,
     prefer("count", "timezone"),
-    answers={200: answer("A page.", "TaskPage", "Link")},
+    answers={200: answer("A page.", "TaskPage", "Link", "Vary")},
     fails=[InvalidFilter],
 )
 async def list_tasks(request: web.Request) -> web.Response:
@@ -139,10 +139,10 @@ def _condition(given: Parameters, zone: str) -> Condition | None:
         201: answer(
             "It is added; the body is left out with `Prefer: return=minimal`.",
             "Task",
-            *("ETag", "Location"),
+            *("ETag", "Location", "Vary"),
             links=("getTask", "editTask", "replaceTask", "removeTask"),
         ),
-        200: answer("With `dry_run`: the task as it would be.", "Task", "ETag"),
+        200: answer("With `dry_run`: the task as it would be.", "Task"),
     },
     fails=[Conflict],
 )
@@ -158,14 +158,25 @@ async def add(request: web.Request) -> web.Response:
     return _task(request, task, {**headers, "Location": str(location)}, status=201)
 
 
-@operation("getTask", "tasks", ID, IF_NONE_MATCH, head="headTask", answers={200: _TASK, 304: _NOT_CHANGED}, fails=[TaskNotFound])
+@operation(
+    "getTask",
+    "tasks",
+    *(ID, IF_MATCH, IF_NONE_MATCH),
+    head="headTask",
+    answers={200: _TASK, 304: _NOT_CHANGED},
+    fails=[TaskNotFound, StaleTask],
+)
 async def show(request: web.Request) -> web.Response:
     """Return a task, or 304 if the client has this version."""
     Parameters(request)
     read = await tasks_of(request).ask(GetTask(_ref(request)))
     headers = {"ETag": etag(read.value.version), AT: read.at}
     if (wanted := _fitting(request)) is not None:
-        require_version(read.value, wanted)
+        try:
+            require_version(read.value, wanted)
+        except StaleTask as e:
+            e.at = read.at
+            raise
     seen = versions(request, "If-None-Match")
     if seen is not None and any(one == "*" or one.removeprefix("W/") == headers["ETag"] for one in seen):
         return web.Response(status=304, headers=headers)
@@ -247,6 +258,7 @@ async def history(request: web.Request) -> web.Response:
     body="Batch",
     writes=True,
     answers={200: answer("What became of each operation.", "BatchAnswer")},
+    of_many=True,
     fails=[TaskNotFound, Conflict, StaleTask],
 )
 async def batch(request: web.Request) -> web.Response:
@@ -265,7 +277,10 @@ def _no_condition(request: web.Request) -> None:
 
 
 def _ref(request: web.Request) -> Ref:
-    return parse_ref(request.match_info["id"])
+    try:
+        return parse_ref(request.match_info["id"])
+    except InvalidRequest as e:
+        raise InvalidRequest(e.detail, parameter="id") from None
 
 
 def _dry_run(request: web.Request) -> bool:
