@@ -39,6 +39,7 @@ from taskctl.wire import changeset, edit, encode, encode_written, etag, new_task
 
 PAGE_MAX = 200
 _LIMIT = whole("limit", 1, PAGE_MAX, PAGE_DEFAULT, "How many at most.")
+_TOGETHER = f"All parameters together, `status` apart, have at most {TERMS_MAX} terms and values."
 _NOT_CHANGED = answer("The client has this version.", None, "ETag")
 _TASK = answer("The task.", "Task", "ETag")
 _EDITED = {
@@ -64,7 +65,7 @@ def routes() -> list[web.RouteDef]:
 @operation(
     "listTasks",
     "tasks",
-    *(parameter(name, schema, "Any of these; may be repeated.") for name, schema in shapes.MATCHES.items()),
+    *(parameter(name, schema, f"Any of these; may be repeated. {_TOGETHER}") for name, schema in shapes.MATCHES.items()),
     parameter("due_before", shapes.WHEN, "Due before this; as in a filter, it may also be `tomorrow`, `fri` or `+3d`."),
     parameter("due_after", shapes.WHEN, "Due after this."),
     parameter("overdue", {"type": "boolean"}, "Open and past its due, or not."),
@@ -111,7 +112,7 @@ def _condition(given: Parameters, zone: str) -> Condition | None:
                 raise InvalidRequest(f"{name} must be one of {', '.join(allowed)}{several}", parameter=name)
         if values:
             try:
-                terms.append(Match(name, tuple(values)))  # type: ignore[arg-type]  # one of the four above
+                terms.append(Match(name, tuple(dict.fromkeys(values))))  # type: ignore[arg-type]  # one of the four above
             except InvalidRequest as e:
                 raise InvalidRequest(e.detail, parameter=name) from None
     for name, op in (("due_before", "<"), ("due_after", ">")):
