@@ -308,7 +308,8 @@ async def _write(request: web.Request, operation: Operation, dry_run: bool) -> t
     written = await tasks_of(request).write(changes, key=idempotency_key(request))
     [result] = written.results
     if isinstance(result, TaskctlError):
-        result.at = written.at
+        if isinstance(result, TaskNotFound | Conflict | StaleTask):  # they depend on what is there
+            result.at = written.at
         raise result
     return result, _written(written)
 
