@@ -220,7 +220,7 @@ def _same(name: str, value: object, own: object) -> bool:
 # ---------------------------------------------------------------------------------------------------------------- writing
 
 
-def _require_ref(id: object, digits: int = 4000) -> None:
+def require_ref(id: object, digits: int = 4000) -> None:
     """Raise InvalidRequest for what names no task. Numbers end somewhere, because each has to be written."""
     if not isinstance(id, int | UUID) or isinstance(id, bool):
         raise InvalidRequest(f"a task is named by its id, a number, or by its uid, a UUID, not by {id!r}")
@@ -252,7 +252,7 @@ class Edit(msgspec.Struct, frozen=True):
     expected: Mapping[str, Any] = {}
 
     def __post_init__(self) -> None:
-        _require_ref(self.id)
+        require_ref(self.id)
         _require_version(self.if_version)
 
 
@@ -263,7 +263,7 @@ class Remove(msgspec.Struct, frozen=True):
     if_version: int | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        _require_ref(self.id)
+        require_ref(self.id)
         _require_version(self.if_version)
 
 
@@ -644,7 +644,7 @@ class GetTask(Query[Task], frozen=True):
     id: Ref
 
     def __post_init__(self) -> None:
-        _require_ref(self.id, digits=40)
+        require_ref(self.id, digits=40)
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
@@ -723,7 +723,7 @@ class History(Query[Page[Change]], frozen=True, kw_only=True):
     cursor: str | None = None
 
     def __post_init__(self) -> None:
-        _require_ref(self.id, digits=40)
+        require_ref(self.id, digits=40)
         if self.limit is not None and self.limit < 1:
             raise InvalidRequest("limit must be at least 1")
         _require_cursor(self.cursor)

@@ -36,6 +36,7 @@ from taskctl.tasks import (
     TaskQuery,
     Written,
     no_such_cursor,
+    require_ref,
 )
 
 DEPTH_MAX = 32
@@ -265,6 +266,7 @@ def _is_whole(raw: object) -> bool:
 
 def _ref(raw: object) -> Ref:
     if isinstance(raw, int) and not isinstance(raw, bool):
+        require_ref(raw)
         return raw
     if isinstance(raw, str):
         return parse_ref(raw)

@@ -163,6 +163,7 @@ REMOVE = {"op": "remove", "id": 1}
         ({"operations": [{**EDIT, "id": True}]}, [("/operations/0/id", "type")]),
         ({"operations": [{**EDIT, "id": 1.5}]}, [("/operations/0/id", "type")]),
         ({"operations": [{**EDIT, "id": "abc"}]}, [("/operations/0/id", "format")]),
+        ({"operations": [{**EDIT, "id": 10**4200}]}, [("/operations/0/id", "type")]),
         ({"operations": [{**EDIT, "patch": []}]}, [("/operations/0/patch", "type")]),
         ({"operations": [{"op": "add", "task": None}]}, [("/operations/0/task", "type")]),
         ({"operations": [{**REMOVE, "if_version": "1"}]}, [("/operations/0/if_version", "format")]),
