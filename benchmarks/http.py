@@ -2,11 +2,11 @@
 
     python -m benchmarks.http [ROUNDS] [SCENARIO...] [NAME=URL...] [NAME=COMMAND...]
 
-It starts a PostgreSQL with fsync on, a Redis, and a `taskctl serve` on both, pinned to the first core, fills it, and has wrk (which
-must be installed) load it and the others in turn, A B A B, from the second core. Others are at a URL, or are started by a
-command, pinned in the same way: it finds DATABASE_URL (an empty database on the same PostgreSQL), REDIS_URL (the same Redis, another
-number in it) and PORT in its environment, and is waited for until it has all tasks. Every one of them has the tasks 1 to 100000, and
-answers a GET, a POST and a PATCH at `/api/v1/tasks` as taskctl does.
+It starts a PostgreSQL with fsync on, a Redis, and a `taskctl serve` on both, pinned to the first core, fills it, and has wrk
+(which must be installed) load it and the others in turn, A B A B, from the second core. Others are at a URL, or are started by a
+command, pinned in the same way: it finds DATABASE_URL (an empty database on the same PostgreSQL), REDIS_URL (the same Redis,
+another number in it) and PORT in its environment, and is waited for until it has all tasks. Every one of them has the tasks 1 to
+100000, and answers a GET, a POST and a PATCH at `/api/v1/tasks` as taskctl does.
 
 Printed are the medians of the requests per second and of the 99th percentile, and taskctl's ratio to each; at the end what
 taskctl remembers, and how much memory its process takes. A run with an answer that is no success fails.

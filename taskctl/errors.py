@@ -31,6 +31,10 @@ class TaskctlError(Exception):
     exit_code: ClassVar[int] = 1
     title: ClassVar[str] = "Internal error"
     retryable: ClassVar[bool] = False
+    at: str = ""
+    """How new the log was in which it failed, as in `taskctl.tasks.Read`; nothing if that is not known."""
+    origin: tuple[str, str, int] | None = None
+    """From which memory that is known, as there."""
 
     def __init__(self, detail: str, *, errors: Sequence[FieldError] = (), **extra: Any) -> None:
         super().__init__(detail)
@@ -96,7 +100,7 @@ class PayloadTooLarge(InvalidRequest):
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """The body is not JSON, or is not said to be."""
+    """The body is not JSON, or is not said to be. `accept` lists the types that would be, if it is the type that is wrong."""
 
     code = "unsupported_media_type"
     status = 415
@@ -112,12 +116,36 @@ class RequestTimedOut(InvalidRequest):
     retryable = True
 
 
+class UriTooLong(InvalidRequest):
+    """The address of the request is longer than the server reads."""
+
+    code = "uri_too_long"
+    status = 414
+    title = "The address is too long"
+
+
+class ExpectationFailed(InvalidRequest):
+    """The request expects something of the server that it cannot do."""
+
+    code = "expectation_failed"
+    status = 417
+    title = "This cannot be expected here"
+
+
 class HeadersTooLarge(InvalidRequest):
-    """The address or a header of the request is longer than the server reads."""
+    """A header of the request is longer than the server reads, or there are too many."""
 
     code = "headers_too_large"
     status = 431
-    title = "The address or a header is too long"
+    title = "A header is too long"
+
+
+class MethodUnknown(InvalidRequest):
+    """The method is none that the server has heard of."""
+
+    code = "not_implemented"
+    status = 501
+    title = "There is no such method"
 
 
 class IdempotencyMismatch(TaskctlError):
@@ -143,10 +171,6 @@ class TaskNotFound(NotFound):
 
     code = "task_not_found"
     title = "There is no such task"
-    at: str = ""
-    """How new the log was in which there was no such task, as in `taskctl.tasks.Read`; nothing if that is not known."""
-    origin: Any = None
-    """From which memory that is known, as there."""
 
 
 class MethodNotAllowed(TaskctlError):
@@ -232,10 +256,17 @@ class StorageFull(Unavailable):
 
 def by_code(code: str) -> type[TaskctlError]:
     """Return the class with this code: how a client turns a problem document back into the failure that it tells of."""
-    waiting = [TaskctlError]
-    while waiting:
-        cls = waiting.pop()
-        if cls.code == code:
-            return cls
-        waiting += cls.__subclasses__()
-    return TaskctlError
+    return next((cls for cls in _all() if cls.code == code), TaskctlError)
+
+
+def by_status(status: int) -> type[TaskctlError]:
+    """Return the most general class with this status: what is known of a failure whose words have not come along."""
+    local = (UsageError, ConfigError)  # no answer of a server
+    return next((cls for cls in _all() if cls.status == status and cls not in local), TaskctlError)
+
+
+def _all() -> list[type[TaskctlError]]:
+    found = [TaskctlError]
+    for cls in found:
+        found += cls.__subclasses__()
+    return found

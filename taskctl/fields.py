@@ -41,13 +41,17 @@ else:
 
 
 class Refused(ValueError):
-    """A value that may not stand in its field. `inner` leads to the part at fault, such as "/3" in a list."""
+    """A value that may not stand in its field. `inner` leads to the part at fault, such as "/3" in a list.
+
+    others: what else is wrong with it.
+    """
 
     def __init__(self, code: str, detail: str, inner: str = "") -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
         self.inner = inner
+        self.others: list[Refused] = []
 
 
 # Cc: C0, DEL and C1, so NUL and the escape that terminals obey too. Zl and Zp end a line. Cs: surrogates are not text.
@@ -106,16 +110,27 @@ def project(value: object) -> str | None:
     return text
 
 
+def label(value: object) -> str:
+    """Return a label: one line of 1 to 60 characters."""
+    return _line(value, LABEL_MAX)
+
+
 def labels(value: object) -> tuple[str, ...]:
     """Return the labels as a set does: each once, sorted by code point; at most 50, each of 1 to 60 characters."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise Refused("type", f"must be a list of texts, not {_kind(value)}")
     found = set()
-    for position, label in enumerate(value):
+    refused: list[Refused] = []
+    for position, one in enumerate(value):
         try:
-            found.add(_line(label, LABEL_MAX))
+            found.add(label(one))
         except Refused as e:
-            raise Refused(e.code, f"item {position} {e.detail}", f"/{position}") from None
+            refused.append(Refused(e.code, f"item {position} {e.detail}", f"/{position}"))
+            if len(refused) == LABELS_MAX:  # a list of nothing else would have an answer many times its size
+                break
+    if refused:
+        refused[0].others = refused[1:]
+        raise refused[0]
     if len(found) > LABELS_MAX:
         raise Refused("length", f"must be at most {LABELS_MAX} labels, and are {len(found)}")
     return tuple(sorted(found))
@@ -180,6 +195,20 @@ def uid(value: object) -> UUID | None:
             if str(parsed) == value.lower():
                 return parsed
     raise Refused("uid", "must be a UUID such as 01936f0c-7a3e-7c4b-9d2e-5b1f0a6c8e7d")
+
+
+def words(text: str | None) -> list[str]:
+    """Return the words of a text as search sees them: NFKC, case folded, runs of letters, marks and digits.
+
+    Both databases index what this returns, so that they agree to the letter; neither tokenises by itself.
+    """
+    if not text:
+        return []
+    if text.isascii():
+        return re.findall(r"[a-z0-9]+", text.lower())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    kept = (char if unicodedata.category(char)[0] in "LMN" else " " for char in folded)
+    return "".join(kept).split()
 
 
 def _kind(value: object) -> str:

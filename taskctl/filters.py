@@ -1,4 +1,4 @@
-"""The filter language: text in, a `Condition` out, and back.
+"""The filter language: text in, a `Condition` out. `tasks.render` is the way back.
 
 `docs/filters.md` describes the language. What depends on the clock (`tomorrow`, `+3d`) is made absolute when the text is
 read; what depends on the reader's zone (where a day begins) is said here once, as limits in microseconds, and used alike
@@ -6,43 +6,39 @@ by `matches` and by the SQL that a database runs.
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
 from taskctl import fields
-from taskctl.errors import InvalidFilter, InvalidRequest
-from taskctl.tasks import And, Compare, Condition, Match, Not, Op, Or, Overdue, Task, Text
-
-LENGTH_MAX = 4096
-TERMS_MAX = 100
-DEPTH_MAX = 32
+from taskctl.errors import InvalidFilter
+from taskctl.fields import words
+from taskctl.tasks import (
+    DEPTH_MAX,
+    LENGTH_MAX,
+    TERMS_MAX,
+    And,
+    Compare,
+    Condition,
+    Match,
+    Not,
+    Op,
+    Or,
+    Overdue,
+    Task,
+    Text,
+    no_zone,
+)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = 86_400_000_000
 _INSTANTS = ("created_at", "updated_at", "started_at", "completed_at")
 _NULLABLE = ("project", "label", "due", "started_at", "completed_at")
 _FIELDS = ("status", "priority", "project", "label", "due", *_INSTANTS, "id")
-_KEYWORDS = ("and", "or", "not", "overdue", "ready")
 
 
 # ------------------------------------------------------------------------------------------------------------------ words
-
-
-def words(text: str | None) -> list[str]:
-    """Return the words of a text as search sees them: NFKC, case folded, runs of letters, marks and digits.
-
-    Both databases index what this returns, so that they agree to the letter; neither tokenises by itself.
-    """
-    if not text:
-        return []
-    if text.isascii():
-        return re.findall(r"[a-z0-9]+", text.lower())
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    kept = (char if unicodedata.category(char)[0] in "LMN" else " " for char in folded)
-    return "".join(kept).split()
 
 
 def search_text(title: str, description: str | None) -> str:
@@ -68,7 +64,7 @@ def zone_of(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise InvalidRequest(f"there is no time zone {name!r}; a name such as Europe/Berlin or UTC was expected") from None
+        raise no_zone(name) from None
 
 
 def _start(day: date, zone: ZoneInfo, later: int = 0) -> int:
@@ -271,16 +267,16 @@ class _Parser:
         if self.keyword("not"):
             return Not(self.negated(depth + 1))
         if self.take(r"-(?=[^\s-])"):
-            return Not(self.primary(depth))
+            return Not(self.primary(depth + 1))
         return self.primary(depth)
 
     def primary(self, depth: int) -> Condition:
-        self.count()
         if self.take(r"\("):
             inner = self.either(depth + 1)
             if not self.take(r"\)"):
                 self.fail('")"')
             return inner
+        self.count()
         if self.keyword("overdue"):
             return Overdue()
         start = self.at
@@ -376,7 +372,7 @@ class _Parser:
 
     def name(self, field: str, text: str, at: int) -> str | None:
         try:
-            return fields.project(text) if field == "project" else fields.labels([text])[0]
+            return fields.project(text) if field == "project" else fields.label(text)
         except fields.Refused as e:
             raise InvalidFilter(f"at position {at}: {field} {e.detail}", position=at, expected=f"a {field}") from None
 
@@ -390,52 +386,6 @@ class _Parser:
             return when(text, self.today)
         except ValueError as e:
             raise InvalidFilter(f"at position {at}: {e}", position=at, expected=WHEN) from None
-
-
-# ---------------------------------------------------------------------------------------------------------------- writing
-
-
-def render(condition: Condition) -> str:
-    """Return a filter that says the condition; `parse_filter` turns it into an equal one."""
-    match condition:
-        case And((Compare(name, ">=", value), Compare(other, "<=", last))) if name == other != "priority" and value == last:
-            return f"{name}:{_value(value)}"
-        case And(terms):
-            return " ".join(_group(term) if isinstance(term, And | Or) else render(term) for term in terms)
-        case Or(terms):
-            return " or ".join(_group(term) if isinstance(term, Or) else render(term) for term in terms)
-        case Not(term):
-            return f"not {_group(term) if isinstance(term, And | Or) else render(term)}"
-        case Overdue():
-            return "overdue"
-        case Text(found, prefix):
-            if not prefix:
-                return '"' + " ".join(found) + '"'
-            joined = "-".join(found)
-            return joined + "-" if joined in _KEYWORDS else joined
-        case Compare(name, op, value):
-            return f"{name}{op}{_value(value)}"
-        case Match(name, values):
-            return f"{name}:{','.join(map(_value, values))}"
-
-
-def _group(condition: Condition) -> str:
-    return f"({render(condition)})"
-
-
-def _value(value: str | int | date | datetime | None) -> str:
-    match value:
-        case None:
-            return "none"
-        case datetime():
-            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-        case date():
-            return value.isoformat()
-        case str() if value.lower() == "none" or not re.fullmatch(r"[\w.]+", value):
-            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-            return f'"{escaped}"'
-        case _:
-            return str(value)
 
 
 # --------------------------------------------------------------------------------------------------------------- checking

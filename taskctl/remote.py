@@ -18,9 +18,7 @@ from tenacity import (
 )
 
 from taskctl.errors import ConfigError, InvalidRequest, OutcomeUnknown, TaskctlError, Unavailable
-from taskctl.filters import render
 from taskctl.tasks import (
-    And,
     Change,
     Changes,
     Changeset,
@@ -30,7 +28,6 @@ from taskctl.tasks import (
     History,
     IdempotencyKey,
     Labels,
-    Match,
     Page,
     Projects,
     Query,
@@ -43,6 +40,8 @@ from taskctl.tasks import (
     TaskQuery,
     TaskService,
     Written,
+    render,
+    status_apart,
 )
 from taskctl.wire import PROBLEM, decode, decode_written, encode_changeset, error, newer
 
@@ -115,6 +114,9 @@ class RemoteTasks(TaskService):
         await self._ask("GET", "/tasks", Page[Task], query=[("limit", "1")])
 
     async def write(self, changes: Changeset, *, key: IdempotencyKey | None = None) -> Written:
+        if key is not None and key.request:
+            # It cannot be sent, and without it the key would stand for something else than was meant.
+            raise InvalidRequest("over a server a key stands for the request that is sent; leave out what it was asked for")
         writes = not changes.dry_run
         query = [] if writes else [("dry_run", "true")]
         body = encode_changeset(changes)
@@ -159,11 +161,8 @@ class RemoteTasks(TaskService):
 
     async def _tasks(self, query: TaskQuery, headers: Mapping[str, str]) -> Read[Page[Task]]:
         about = [("sort", ",".join(query.sort) or "id")]
-        where = query.where
-        if isinstance(where, And) and isinstance(first := where.terms[0], Match) and first.field == "status":
-            # What the command line puts in front of a filter must not count as a part of what somebody wrote.
-            about += [("status", str(value)) for value in first.values]
-            where = And(where.terms[1:]) if len(where.terms) > 2 else where.terms[-1] if len(where.terms) > 1 else None
+        statuses, where = status_apart(query.where)
+        about += [("status", status) for status in statuses]
         if where is not None:
             about.append(("filter", render(where)))
         headers = {**headers, "Prefer": f"timezone={query.zone}" + (", count=exact" if query.count else "")}
@@ -262,6 +261,7 @@ class RemoteTasks(TaskService):
         kind = answer.headers.get("Content-Type", "").partition(";")[0]
         if kind == PROBLEM:
             failure = self._decoded(lambda raw: error(msgspec.json.decode(raw)), answer.body)
+            failure.at = answer.at
             if isinstance(failure, OutcomeUnknown) or failure.retryable:
                 raise _Failed(failure, doubt=isinstance(failure, OutcomeUnknown), told=True)
             raise failure
@@ -301,7 +301,8 @@ class RemoteTasks(TaskService):
         """
         try:
             path = "/" + path.lstrip("/").removeprefix("api/v1/")
-            root = self._url.removesuffix("/api/v1") if path.partition("?")[0] in _BESIDE else self._url
+            beside = path.partition("?")[0] in _BESIDE or path.startswith("/docs/")
+            root = self._url.removesuffix("/api/v1") if beside else self._url
             return await self._exchange(method, root + path, (), headers, body, self._timeout)
         except _Failed as e:
             unknown = e.doubt and method not in ("GET", "HEAD", "OPTIONS")

@@ -4,9 +4,10 @@ These types are the definition of every shape on the wire and in the library. A 
 is made (see `fields.py`), so one that exists is valid, wherever it came from.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar, cast
 from uuid import UUID
@@ -28,6 +29,13 @@ PAGE_DEFAULT = 50
 CHANGES_MAX = 1000
 BATCH_MAX = 500
 """Operations in one changeset."""
+LENGTH_MAX = 4096
+"""The longest filter, in characters, however it is given: as a text, or as a condition that would be written so."""
+TERMS_MAX = 100
+"""Terms and values of a filter; databases put an end to how long a condition can be."""
+DEPTH_MAX = 32
+CURSOR_MAX = 8192
+"""No cursor is longer: there is one title in it."""
 
 WRITABLE = ("title", "description", "status", "priority", "project", "labels", "due")
 READ_ONLY = ("id", "uid", "started_at", "completed_at", "created_at", "updated_at", "version")
@@ -73,7 +81,7 @@ class _Checked(msgspec.Struct, frozen=True, kw_only=True):
                 if canonical is not value:
                     msgspec.structs.force_setattr(self, name, canonical)
             except fields.Refused as e:
-                wrong.append((name, e))
+                wrong += [(name, one) for one in (e, *e.others)]
         if wrong:
             errors = [FieldError(f"/{name}{e.inner}", e.code, f"{name} {e.detail}") for name, e in wrong]
             raise InvalidTask("; ".join(e.detail for e in errors), errors=errors)
@@ -212,9 +220,18 @@ def _same(name: str, value: object, own: object) -> bool:
 # ---------------------------------------------------------------------------------------------------------------- writing
 
 
-def _require_ref(id: object) -> None:
+def require_ref(id: object, digits: int = 4000) -> None:
+    """Raise InvalidRequest for what names no task. Numbers end somewhere, because each has to be written."""
     if not isinstance(id, int | UUID) or isinstance(id, bool):
         raise InvalidRequest(f"a task is named by its id, a number, or by its uid, a UUID, not by {id!r}")
+    if isinstance(id, int) and abs(id) >= 10**digits:
+        raise InvalidRequest(f"a task's id has at most {digits} digits here")
+
+
+def _require_version(wanted: object) -> None:
+    for one in wanted if isinstance(wanted, tuple) else (wanted,):
+        if isinstance(one, bool) or not isinstance(one, int | None) or (one is None and wanted is not None):
+            raise InvalidRequest("if_version must be a whole number, or several")
 
 
 class Add(msgspec.Struct, frozen=True):
@@ -235,7 +252,8 @@ class Edit(msgspec.Struct, frozen=True):
     expected: Mapping[str, Any] = {}
 
     def __post_init__(self) -> None:
-        _require_ref(self.id)
+        require_ref(self.id)
+        _require_version(self.if_version)
 
 
 class Remove(msgspec.Struct, frozen=True):
@@ -245,7 +263,8 @@ class Remove(msgspec.Struct, frozen=True):
     if_version: int | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        _require_ref(self.id)
+        require_ref(self.id)
+        _require_version(self.if_version)
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -321,31 +340,90 @@ def _some(parts: tuple[object, ...]) -> None:
         raise InvalidRequest("a condition needs at least one part")
 
 
+_NULLABLE = ("project", "label", "due", "started_at", "completed_at")
+
+
 class Match(msgspec.Struct, frozen=True, tag=True):
-    """The field has one of the values; None stands for no value. A project takes in those below it."""
+    """The field has one of the values; None stands for no value. A project takes in those below it.
+
+    Raises InvalidRequest for what cannot be in the field, as the filter language does.
+    """
 
     field: Literal["id", "status", "priority", "project", "label", "due", "started_at", "completed_at"]
     values: tuple[str | int | None, ...]
 
     def __post_init__(self) -> None:
         _some(self.values)
-        if any(isinstance(value, str) and "\0" in value for value in self.values):
+        if len(self.values) > TERMS_MAX:
+            raise InvalidRequest(f"{self.field} has more than {TERMS_MAX} values")
+        values = tuple(self._canonical(value) for value in self.values)
+        if values != self.values:
+            msgspec.structs.force_setattr(self, "values", values)
+
+    def _canonical(self, value: object) -> str | int | None:
+        if value is None and self.field in _NULLABLE:
+            return None
+        if isinstance(value, str) and "\0" in value:
             raise InvalidRequest(f"no {self.field} has a NUL in it")
+        try:
+            match self.field:
+                case "id" if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18:
+                    return value
+                case "status":
+                    return fields.status(value)
+                case "priority":
+                    return fields.priority(value)
+                case "project":
+                    return fields.project(value)
+                case "label":
+                    return fields.label(value)
+        except fields.Refused as e:
+            raise InvalidRequest(f"{self.field} {e.detail}") from None
+        raise InvalidRequest(f"{self.field} cannot be matched with {value!r:.100}")
 
 
 class Compare(msgspec.Struct, frozen=True, tag=True):
-    """The field stands so to the value. A field without a value never does. Days are those of the query's zone."""
+    """The field stands so to the value. A field without a value never does. Days are those of the query's zone.
+
+    Raises InvalidRequest for what the field cannot be compared with.
+    """
 
     field: Literal["priority", "due", "created_at", "updated_at", "started_at", "completed_at"]
     op: Op
     value: date | datetime | str
 
+    def __post_init__(self) -> None:
+        if self.op not in ("<", "<=", ">", ">="):
+            raise InvalidRequest(f"a comparison is one of < <= > >=, not {self.op!r:.100}")
+        try:
+            if self.field == "priority":
+                fields.priority(self.value)
+                return
+            if self.field == "due" or self.field in READ_ONLY[2:6]:
+                value = None if isinstance(self.value, str) else fields.due(self.value)
+                if value is not None:
+                    msgspec.structs.force_setattr(self, "value", value)
+                    return
+        except fields.Refused as e:
+            raise InvalidRequest(f"{self.field} {e.detail}") from None
+        raise InvalidRequest(f"{self.field:.100} cannot be compared with {self.value!r:.100}")
+
 
 class Text(msgspec.Struct, frozen=True, tag=True):
-    """The words stand one after another in the title or in the description; with `prefix` the last one may go on."""
+    """The words stand one after another in the title or in the description; with `prefix` the last one may go on.
+
+    Raises InvalidRequest for what has no word in it.
+    """
 
     words: tuple[str, ...]
     prefix: bool
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(word, str) and fields.words(word) for word in self.words) or not self.words:
+            raise InvalidRequest("a word to search for needs a letter or a digit")
+        found = tuple(fields.words(" ".join(self.words)))
+        if found != self.words:
+            msgspec.structs.force_setattr(self, "words", found)
 
 
 class Overdue(msgspec.Struct, frozen=True, tag=True):
@@ -377,6 +455,117 @@ class Not(msgspec.Struct, frozen=True, tag=True):
 
 
 Condition: TypeAlias = Match | Compare | Text | Overdue | And | Or | Not
+
+_KEYWORDS = ("and", "or", "not", "overdue", "ready")
+
+
+def render(condition: Condition) -> str:
+    """Return a filter that says the condition; `filters.parse_filter` turns it into an equal one."""
+    match condition:
+        case And((Compare(name, _, value), *_)) if _is_one_term(condition):
+            return f"{name}:{_value(value)}"
+        case And(terms):
+            return " ".join(_group(term) if _is_group(term) else render(term) for term in terms)
+        case Or(terms):
+            return " or ".join(_group(term) if isinstance(term, Or) else render(term) for term in terms)
+        case Not(term):
+            return f"not {_group(term) if _is_group(term) else render(term)}"
+        case Overdue():
+            return "overdue"
+        case Text(found, prefix):
+            if not prefix:
+                return '"' + " ".join(found) + '"'
+            joined = "-".join(found)
+            return joined + "-" if joined in _KEYWORDS else joined
+        case Compare(name, op, value):
+            return f"{name}{op}{_value(value)}"
+        case Match(name, values):
+            return f"{name}:{','.join(map(_value, values))}"
+
+
+def _is_one_term(condition: Condition) -> bool:
+    """Return whether two comparisons are written as one term: on that day, at that instant."""
+    match condition:
+        case And((Compare(name, ">=", value), Compare(other, "<=", last))):
+            return name == other != "priority" and value == last
+    return False
+
+
+def _is_group(condition: Condition) -> bool:
+    return isinstance(condition, And | Or) and not _is_one_term(condition)
+
+
+def _group(condition: Condition) -> str:
+    return f"({render(condition)})"
+
+
+def _value(value: str | int | date | datetime | None) -> str:
+    match value:
+        case None:
+            return "none"
+        case datetime():
+            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        case date():
+            return value.isoformat()
+        case str() if value.lower() == "none" or not re.fullmatch(r"[\w.]+", value):
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{escaped}"'
+        case _:
+            return str(value)
+
+
+def _terms(condition: object, depth: int = 0) -> int:
+    """Return how many terms and values a condition has. Raises InvalidRequest for what is too deep, or no condition.
+
+    Depth is counted as the filter is written: an And within an Or needs no parentheses.
+    """
+    if depth > DEPTH_MAX:
+        raise InvalidRequest(f"a condition is nested at most {DEPTH_MAX} deep")
+    match condition:
+        case And(terms):
+            return 1 if _is_one_term(condition) else sum(_terms(term, depth + _is_group(term)) for term in terms)
+        case Or(terms):
+            return sum(_terms(term, depth + isinstance(term, Or)) for term in terms)
+        case Not(term):
+            return _terms(term, depth + 1 + _is_group(term))
+        case Match(_, values):
+            return len(values)
+        case Compare() | Text() | Overdue():
+            return 1
+    raise InvalidRequest(f"where must be a condition, as parse_filter makes one, not {condition!r:.100}")
+
+
+def status_apart(where: Condition | None) -> tuple[tuple[str, ...], Condition | None]:
+    """Return the statuses that a condition begins with, and the rest of it.
+
+    The command line puts them in front of a filter, and they must not count as a part of what somebody wrote.
+    """
+    if isinstance(where, And) and isinstance(first := where.terms[0], Match) and first.field == "status":
+        rest = And(where.terms[1:]) if len(where.terms) > 2 else where.terms[-1] if len(where.terms) > 1 else None
+        return tuple(map(str, first.values)), rest
+    return (), where
+
+
+def no_zone(name: object) -> InvalidRequest:
+    """Return the failure to find a time zone."""
+    return InvalidRequest(f"there is no time zone {name!r:.200}; a name such as Europe/Berlin or UTC was expected")
+
+
+def _require_zone(name: object) -> None:
+    """Raise InvalidRequest for what cannot be a zone's name: it is going to stand in a header."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._+/-]{1,100}", name):
+        raise no_zone(name)
+
+
+def _require_cursor(cursor: str | None) -> None:
+    if cursor is not None and len(cursor) > CURSOR_MAX:
+        raise no_such_cursor()
+
+
+def no_such_cursor() -> InvalidRequest:
+    """Return the failure to find the place of a cursor."""
+    return InvalidRequest("the cursor does not belong to this query; start again without it", parameter="cursor")
+
 
 SORTS = ("id", "title", "status", "priority", "due", "created_at", "updated_at")
 _SORT_WORDS = frozenset(SORTS) | {f"-{name}" for name in SORTS}
@@ -455,7 +644,7 @@ class GetTask(Query[Task], frozen=True):
     id: Ref
 
     def __post_init__(self) -> None:
-        _require_ref(self.id)
+        require_ref(self.id, digits=40)
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
@@ -485,16 +674,24 @@ class TaskQuery(Query[Page[Task]], frozen=True, kw_only=True):
     count: bool = False
 
     def __post_init__(self) -> None:
-        if self.where is not None and not isinstance(self.where, Condition):
-            raise InvalidRequest(f"where must be a condition, as parse_filter makes one, not {self.where!r}")
+        if self.where is not None:
+            _terms(self.where)
+            if (rest := status_apart(self.where)[1]) is not None:
+                if _terms(rest) > TERMS_MAX:
+                    raise InvalidRequest(f"a condition has at most {TERMS_MAX} terms and values")
+                if len(render(rest)) > LENGTH_MAX:
+                    raise InvalidRequest(f"a condition has at most {LENGTH_MAX} characters as a filter")
         for word in self.sort:
             if word not in _SORT_WORDS:
-                raise InvalidRequest(f"cannot sort by {word!r}; there are {', '.join(SORTS)}, with a - before for descending")
+                known = f"there are {', '.join(SORTS)}, with a - before for descending"
+                raise InvalidRequest(f"cannot sort by {word!r:.100}; {known}", parameter="sort")
         names = [word.lstrip("-") for word in self.sort]
         if len(set(names)) < len(names):
-            raise InvalidRequest("a field can be sorted by only once")
+            raise InvalidRequest("a field can be sorted by only once", parameter="sort")
         if self.limit is not None and self.limit < 1:
             raise InvalidRequest("limit must be at least 1")
+        _require_cursor(self.cursor)
+        _require_zone(self.zone)
 
     @property
     def momentary(self) -> bool:
@@ -544,9 +741,10 @@ class History(Query[Page[Change]], frozen=True, kw_only=True):
     cursor: str | None = None
 
     def __post_init__(self) -> None:
-        _require_ref(self.id)
+        require_ref(self.id, digits=40)
         if self.limit is not None and self.limit < 1:
             raise InvalidRequest("limit must be at least 1")
+        _require_cursor(self.cursor)
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -566,10 +764,12 @@ class ChangesSince(Query[Changes], frozen=True, kw_only=True):
     epoch: str | None = None
 
     def __post_init__(self) -> None:
-        if self.since < 0:
-            raise InvalidRequest("since must not be negative")
+        if not 0 <= self.since < 10**40:
+            raise InvalidRequest("since must not be negative, and has at most 40 digits")
         if not 1 <= self.limit <= CHANGES_MAX:
             raise InvalidRequest(f"limit must be from 1 to {CHANGES_MAX}")
+        if self.epoch is not None and len(self.epoch) > 1000:
+            raise InvalidRequest("no epoch is longer than 1000 characters")
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -612,6 +812,9 @@ class GetStats(Query[Stats], frozen=True):
     """The workspace in numbers, with the days of a zone."""
 
     zone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        _require_zone(self.zone)
 
 
 # ------------------------------------------------------------------------------------------------------ following the log

@@ -9,7 +9,7 @@ import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, TypeAlias, TypeVar
 from uuid import UUID
@@ -20,6 +20,7 @@ from msgspec import Meta
 from taskctl import fields
 from taskctl.errors import FieldError, InvalidRequest, InvalidTask, TaskctlError, by_code
 from taskctl.tasks import (
+    BATCH_MAX,
     READ_ONLY,
     WRITABLE,
     Add,
@@ -34,6 +35,8 @@ from taskctl.tasks import (
     TaskPatch,
     TaskQuery,
     Written,
+    no_such_cursor,
+    require_ref,
 )
 
 DEPTH_MAX = 32
@@ -138,18 +141,14 @@ def _build(kind: type[Checked], raw: object, allowed: tuple[str, ...], required:
     if raw.keys() <= set(allowed) and raw.keys() >= set(required):
         return kind(**raw)
     errors = [FieldError(f"/{name}", "required", f"{name} is missing") for name in required if name not in raw]
-    for name in map(_printable, islice(raw.keys() - set(allowed), UNKNOWN_MAX)):
-        pointer = "/" + name.replace("~", "~0").replace("/", "~1")
-        if name in READ_ONLY:
-            errors.append(FieldError(pointer, "read_only", f"{name} cannot be set"))
-        else:
-            errors.append(FieldError(pointer, "unknown_field", f"{name} is unknown; there are {', '.join(allowed)}"))
+    read_only = raw.keys() & set(READ_ONLY) - set(allowed)
+    errors += [FieldError(f"/{name}", "read_only", f"{name} cannot be set") for name in read_only]
+    errors += _unknown(dict.fromkeys(raw.keys() - read_only), allowed)
     try:
         kind(**{"title": "there is one", **{name: value for name, value in raw.items() if name in allowed}})
     except InvalidTask as e:
         errors += e.errors
-    errors.sort()
-    raise InvalidTask("; ".join(e.detail for e in errors), errors=errors)
+    raise _invalid(errors)
 
 
 def _printable(text: str) -> str:
@@ -160,53 +159,114 @@ def _printable(text: str) -> str:
 def changeset(raw: object, *, dry_run: bool = False) -> Changeset:
     """Return the changeset that the body of a batch describes.
 
-    Raises InvalidRequest if its shape is wrong. A task in it that breaks the rules is raised if the batch is atomic, and
-    keeps its place as an operation that fails if it is not.
+    Raises InvalidTask, which names every member of the batch itself that is wrong. If they are all right, an operation that
+    is wrong is raised if the batch is atomic, and keeps its place as one that fails if it is not.
     """
-    if not isinstance(raw, dict) or not isinstance(operations := raw.get("operations"), list):
-        raise InvalidRequest("a batch must be an object with a list of operations")
-    if unknown := raw.keys() - {"operations", "atomic", "message"}:
-        raise InvalidRequest(f"a batch has no member {_printable(min(unknown))!r}")
+    if not isinstance(raw, dict):
+        raise InvalidTask("a batch must be an object", errors=[FieldError("", "type", "must be an object")])
+    operations = raw.get("operations", [])
     atomic = raw.get("atomic", True)
     message = raw.get("message")
+    errors = list(_unknown(raw, ("operations", "atomic", "message")))
+    if "operations" not in raw:
+        errors.append(FieldError("/operations", "required", "operations is missing"))
+    elif not isinstance(operations, list):
+        errors.append(FieldError("/operations", "type", "operations must be a list"))
+    elif not 1 <= len(operations) <= BATCH_MAX:
+        errors.append(FieldError("/operations", "length", f"operations must be 1 to {BATCH_MAX}, and are {len(operations)}"))
     if not isinstance(atomic, bool):
-        raise InvalidRequest("atomic must be true or false")
-    if message is not None and not isinstance(message, str):
-        raise InvalidRequest("message must be a text")
+        errors.append(FieldError("/atomic", "type", "atomic must be true or false"))
+    if message is not None:
+        try:
+            fields.title(message)
+        except fields.Refused as e:
+            errors.append(FieldError("/message", e.code, f"message {e.detail}"))
+    if errors:
+        raise _invalid(errors)
     read: list[Operation] = []
     for index, item in enumerate(operations):
         try:
-            read.append(_operation(item))
-        except TaskctlError as e:
+            read.append(_operation(item, index if atomic else None))
+        except InvalidTask as e:
             if atomic:
-                inner = "/task" if isinstance(item, dict) and item.get("op") == "add" else "/patch"
-                raise e.within(index, f"/operations/{index}{inner}") from None
+                raise
             read.append(Refuse(e))
     return Changeset(tuple(read), atomic=atomic, message=message, dry_run=dry_run)
 
 
-def _operation(raw: object) -> Operation:
-    match raw:
-        case {"op": "add", "task": task, **rest} if not rest:
-            return Add(new_task(task))
-        case {"op": "edit", "id": id, "patch": patch, **rest} if not rest.keys() - {"if_version"}:
-            return edit(patch, _ref(id), _version(rest.get("if_version")))
-        case {"op": "remove", "id": id, **rest} if not rest.keys() - {"if_version"}:
-            return Remove(_ref(id), _version(rest.get("if_version")))
-    raise InvalidRequest(
-        'an operation is {"op": "add", "task"}, {"op": "edit", "id", "patch", "if_version"?} '
-        'or {"op": "remove", "id", "if_version"?}'
-    )
+_MEMBERS = {"add": ("op", "task"), "edit": ("op", "id", "patch", "if_version"), "remove": ("op", "id", "if_version")}
 
 
-def _version(raw: object) -> int | None:
-    if raw is None or (isinstance(raw, int) and not isinstance(raw, bool)):
-        return raw
-    raise InvalidRequest("if_version must be a whole number")
+def _operation(raw: object, index: int | None) -> Operation:
+    """Return an operation of a batch. Raises InvalidTask, told as that of operation `index` if there is one."""
+    inner = ""
+    try:
+        if wrong := _wrong_members(raw):
+            raise _invalid(wrong)
+        assert isinstance(raw, dict)
+        match raw["op"]:
+            case "add":
+                inner = "/task"
+                return Add(new_task(raw["task"]))
+            case "edit":
+                inner = "/patch"
+                return edit(raw["patch"], _ref(raw["id"]), _version(raw.get("if_version")))
+            case _:
+                return Remove(_ref(raw["id"]), _version(raw.get("if_version")))
+    except InvalidTask as e:
+        raise (e if index is None else e.within(index, f"/operations/{index}{inner}")) from None
+
+
+def _wrong_members(raw: object) -> list[FieldError]:
+    """Return what is wrong with an operation itself, leaving aside the task or the patch in it."""
+    if not isinstance(raw, dict):
+        return [FieldError("", "type", "an operation must be an object")]
+    op = raw.get("op")
+    if not isinstance(op, str) or op not in _MEMBERS:
+        code = "required" if "op" not in raw else "choice" if isinstance(op, str) else "type"
+        return [FieldError("/op", code, f"op must be one of {', '.join(_MEMBERS)}")]
+    errors = list(_unknown(raw, _MEMBERS[op]))
+    errors += [
+        FieldError(f"/{name}", "required", f"{name} is missing")
+        for name in _MEMBERS[op]
+        if name not in raw and name != "if_version"
+    ]
+    for name, read in (("id", _ref), ("if_version", _version)):
+        if name in raw and name in _MEMBERS[op]:
+            try:
+                read(raw[name])
+            except InvalidRequest as e:
+                errors.append(FieldError(f"/{name}", "type" if not isinstance(raw[name], str) else "format", e.detail))
+    return errors
+
+
+def _unknown(raw: Mapping[str, object], allowed: tuple[str, ...]) -> Iterator[FieldError]:
+    """Yield the members of an object that are not known."""
+    for name in map(_printable, islice(raw.keys() - set(allowed), UNKNOWN_MAX)):
+        pointer = "/" + name.replace("~", "~0").replace("/", "~1")
+        yield FieldError(pointer, "unknown_field", f"{name} is unknown; there are {', '.join(allowed)}")
+
+
+def _invalid(errors: list[FieldError]) -> InvalidTask:
+    errors.sort()
+    return InvalidTask("; ".join(e.detail for e in errors), errors=errors)
+
+
+def _version(raw: object) -> int | tuple[int, ...] | None:
+    if raw is None or _is_whole(raw):
+        return raw  # type: ignore[return-value]
+    if isinstance(raw, list) and all(map(_is_whole, raw)):
+        return tuple(raw)
+    raise InvalidRequest("if_version must be a whole number, or a list of them")
+
+
+def _is_whole(raw: object) -> bool:
+    return isinstance(raw, int) and not isinstance(raw, bool)
 
 
 def _ref(raw: object) -> Ref:
     if isinstance(raw, int) and not isinstance(raw, bool):
+        require_ref(raw)
         return raw
     if isinstance(raw, str):
         return parse_ref(raw)
@@ -232,8 +292,6 @@ def encode_changeset(changes: Changeset) -> bytes:
         match operation:
             case Add(task):
                 operations.append({"op": "add", "task": task})
-            case Edit(if_version=tuple()) | Remove(if_version=tuple()):
-                raise InvalidRequest("a batch that is sent has one version as the condition of an operation")
             case Edit(id, patch, version, expected):
                 both = {**msgspec.to_builtins(patch), **expected}
                 operations.append({"op": "edit", "id": id, "patch": both, "if_version": version})
@@ -357,13 +415,15 @@ def encode_cursor(query: object, place: object) -> str:
 def decode_cursor(query: object, cursor: str, kind: type[T]) -> T:
     """Return the place that a cursor stands for. Raises InvalidRequest if it is not one of this query."""
     try:
-        raw = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+        bare = cursor.rstrip("=").encode("ascii")
+        raw = urlsafe_b64decode(bare + b"=" * (-len(bare) % 4))
         fingerprint, place = msgspec.json.decode(raw, type=tuple[str, msgspec.Raw])
-        if fingerprint == _fingerprint(query):
+        # What the decoder passes over is not in its own writing.
+        if fingerprint == _fingerprint(query) and urlsafe_b64encode(raw).rstrip(b"=") == bare:
             return msgspec.json.decode(place, type=kind)
     except (UnicodeError, binascii.Error, msgspec.DecodeError, RecursionError):
         pass
-    raise InvalidRequest("the cursor does not belong to this query; start again without it")
+    raise no_such_cursor()
 
 
 # What stands in a cursor comes from outside: as large as a column, no NUL, and a moment of which every zone has a date.

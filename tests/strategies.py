@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from taskctl import fields
-from taskctl.filters import words
+from taskctl.fields import words
 from taskctl.tasks import SORTS, And, Compare, Condition, Match, NewTask, Not, Or, Overdue, TaskPatch, Text
 
 NASTY_LINES = {

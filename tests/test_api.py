@@ -243,6 +243,31 @@ async def test_if_match_with_anything_else_is_412_and_tells_the_version_of_now(
     assert await (await api.get("/api/v1/tasks/1")).json() == before
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_if_match_is_a_condition_of_reading_too(api: Api, method: str) -> None:
+    await added(api)
+    for tags in ('"1"', "*", '"7", "1"'):
+        assert (await api.request(method, "/api/v1/tasks/1", headers={"If-Match": tags})).status == 200
+        fresh = {"If-Match": tags, "If-None-Match": 'W/"1"'}
+        assert (await api.request(method, "/api/v1/tasks/1", headers=fresh)).status == 304
+    for tags in ('"2"', 'W/"1"', '"foreign-tag"', '""'):
+        for more in ({}, {"If-None-Match": '"1"'}):
+            answer = await api.request(method, "/api/v1/tasks/1", headers={"If-Match": tags, **more})
+            assert (answer.status, answer.headers["ETag"]) == (412, '"1"')
+            if method == "GET":
+                problem = await problem_of(answer, 412, "stale_task")
+                assert (problem["id"], problem["current_version"]) == (1, 1)
+    assert (await api.request(method, "/api/v1/tasks/9", headers={"If-Match": '"1"'})).status == 404
+
+
+@pytest.mark.parametrize("tags", ['*, "1"', '"1", *', "*, *"])
+async def test_any_version_and_some_versions_cannot_be_meant_together(api: Api, tags: str) -> None:
+    await added(api)
+    await problem_of(await api.patch("/api/v1/tasks/1", json={}, headers={"If-Match": tags}), 400, "invalid_request")
+    for name in ("If-Match", "If-None-Match"):
+        await problem_of(await api.get("/api/v1/tasks/1", headers={name: tags}), 400, "invalid_request")
+
+
 @pytest.mark.parametrize("tags", ["*", '"1"', '"1", "2"'])
 async def test_if_match_on_a_task_that_is_not_there_is_404(api: Api, tags: str) -> None:
     await problem_of(await api.delete("/api/v1/tasks/9", headers={"If-Match": tags}), 404, "task_not_found")

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 from pytest_aiohttp import AiohttpClient
+from yarl import URL
 
 from taskctl import Settings, __version__, create_app
 from tests.support import Api, added, pointers, problem_of
@@ -213,6 +215,146 @@ async def test_an_unknown_parameter_is_refused(api: Api, path: str) -> None:
     assert problem["parameter"] == "statsu"
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/livez", "/readyz", "/readyz?verbose&", "/version", "/openapi.json", "/docs", "/docs/swagger-ui.css", "/api/v1/stats"],
+)
+async def test_an_unknown_parameter_is_refused_beside_the_api_too(api: Api, path: str) -> None:
+    answer = await api.get(URL(f"{path}{'' if '?' in path else '?'}nonsense=1", encoded=True))
+    assert (await problem_of(answer, 400, "invalid_request"))["parameter"] == "nonsense"
+
+
+@pytest.mark.parametrize("escape", ["%zz", "%", "%a", "a%ff", "%c0%80", "%ed%a0%80", "caf%e9", "%25%zz"])
+async def test_what_is_not_percent_encoded_utf_8_is_not_read_as_something_else(api: Api, escape: str) -> None:
+    await added(api)
+    for path, name in (
+        ("/api/v1/tasks?limit=1&label=", "label"),
+        ("/api/v1/tasks?q=", "q"),
+        ("/api/v1/tasks?cursor=", "cursor"),
+        ("/api/v1/changes?epoch=", "epoch"),
+        ("/readyz?verbose=", "verbose"),
+        ("/docs?a%20b=", "a b"),
+    ):
+        problem = await problem_of(await api.get(URL(path + escape, encoded=True)), 400, "invalid_request")
+        assert problem["parameter"] == name
+    for path in ("/api/v1/tasks?{}=1", "/livez?{}"):
+        problem = await problem_of(await api.get(URL(path.format(escape), encoded=True)), 400, "invalid_request")
+        assert "parameter" not in problem
+    for path in ("/api/v1/tasks/1{}", "/api/v1/tasks/{}/history"):
+        problem = await problem_of(await api.get(URL(path.format(escape), encoded=True)), 400, "invalid_request")
+        assert problem["parameter"] == "id"
+
+
+@pytest.mark.parametrize("escape", ["%C3%A9", "%c3%a9", "a+b", "100%25", "%F0%9F%9A%80"])
+async def test_what_is_percent_encoded_utf_8_is_read(api: Api, escape: str) -> None:
+    assert (await api.get(URL(f"/api/v1/tasks?label={escape}", encoded=True))).status == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("sort=", "sort"),
+        ("sort=colour", "sort"),
+        ("sort=id,id", "sort"),
+        ("cursor=", "cursor"),
+        ("cursor=abc", "cursor"),
+        ("label=", "label"),
+        ("label=a%0Ab", "label"),
+        ("label=a%00b", "label"),
+        ("project=a..b", "project"),
+        ("status=open", "status"),
+        ("priority=", "priority"),
+        ("due_before=soon", "due_before"),
+        ("overdue=yes", "overdue"),
+        ("limit=0", "limit"),
+    ],
+)
+async def test_the_parameter_at_fault_is_named(api: Api, query: str, name: str) -> None:
+    problem = await problem_of(await api.get(URL(f"/api/v1/tasks?{query}", encoded=True)), 400, "invalid_request")
+    assert problem["parameter"] == name
+
+
+async def test_a_cursor_is_read_as_strictly_as_it_is_written(api: Api) -> None:
+    for title in "ab":
+        await added(api, title)
+    cursor = (await (await api.get("/api/v1/tasks?limit=1")).json())["next_cursor"]
+    assert (await api.get("/api/v1/tasks", params={"cursor": cursor})).status == 200
+    for odd in (
+        f"{cursor[:4]}!{cursor[4:]}",
+        f" {cursor}",
+        f"{cursor}\n",
+        f"{cursor[:4]}-{cursor[4:]}",
+        f"{cursor[:5]}={cursor[5:]}",
+    ):
+        answer = await api.get("/api/v1/tasks", params={"cursor": odd})
+        assert (await problem_of(answer, 400, "invalid_request"))["parameter"] == "cursor"
+
+
+async def test_all_parameters_of_a_list_together_have_an_end(api: Api) -> None:
+    labels = "&".join(f"label={n}" for n in range(60))
+    assert (await api.get(f"/api/v1/tasks?{labels}&q={'+'.join('a' * 40)}&status=todo&status=done")).status == 200
+    problem = await problem_of(await api.get(f"/api/v1/tasks?{labels}&q={'+'.join('a' * 41)}"), 400, "invalid_request")
+    assert "at most 100 terms" in problem["detail"]
+    long = await api.get(f"/api/v1/tasks?q={'a' * 3000}&filter={'a' * 3000}")
+    assert "at most 4096 characters" in (await problem_of(long, 400, "invalid_request"))["detail"]
+
+
+async def test_what_may_be_kept_of_an_answer_is_said(api: Api) -> None:
+    task = await added(api)
+    for path in ("/tasks", "/tasks/1", "/tasks/1/history", "/changes", "/projects", "/labels", "/stats"):
+        for method in ("GET", "HEAD"):
+            answer = await api.request(method, f"/api/v1{path}")
+            assert answer.headers["Cache-Control"] == "no-cache"
+            assert answer.headers.get("Vary") == ("Prefer" if path in ("/tasks", "/stats") else None)
+    fresh = await api.get("/api/v1/tasks/1", headers={"If-None-Match": '"1"'})
+    assert (fresh.status, fresh.headers["Cache-Control"]) == (304, "no-cache")
+    for path in ("/api/v1/tasks/9", "/nowhere", "/api/v1/tasks?x=1"):
+        assert (await api.get(path)).headers["Cache-Control"] == "no-store"
+    for prefer in ("return=minimal", "return=representation", "foo"):
+        answer = await api.patch("/api/v1/tasks/1", json={"title": task["title"]}, headers={"Prefer": prefer})
+        assert answer.headers["Vary"] == "Prefer"
+
+
+async def test_what_would_be_read_is_said_where_a_type_is_not(api: Api) -> None:
+    await added(api)
+    merge = "application/merge-patch+json, application/json"
+    for method, path, accept, patch in (
+        ("POST", "/api/v1/tasks", "application/json", None),
+        ("POST", "/api/v1/batch", "application/json", None),
+        ("PUT", "/api/v1/tasks/1", "application/json", None),
+        ("PATCH", "/api/v1/tasks/1", merge, merge),
+    ):
+        answer = await api.request(method, path, data=b"{}", headers={"Content-Type": "text/plain"})
+        problem = await problem_of(answer, 415, "unsupported_media_type")
+        assert (answer.headers["Accept"], answer.headers.get("Accept-Patch")) == (accept, patch)
+        assert problem["accept"] == accept.split(", ")
+        assert "Accept-Encoding" not in answer.headers
+        answer = await api.request(method, path, data=b"{}", headers={**JSON, "Content-Encoding": "identity"})
+        await problem_of(answer, 415, "unsupported_media_type")
+        assert (answer.headers["Accept-Encoding"], "Accept" in answer.headers) == ("identity", False)
+
+
+async def test_failures_about_a_task_tell_how_new_they_are(api: Api) -> None:
+    await added(api, status="done")
+    at = (await api.get("/api/v1/tasks/1")).headers["X-Taskctl-Seq"]
+    uid = (await (await api.get("/api/v1/tasks/1")).json())["uid"]
+    old = {"If-Match": '"7"'}
+    for method, path, body, headers, status in (
+        ("GET", "/9", None, {}, 404),
+        ("GET", "/9/history", None, {}, 404),
+        ("DELETE", "/9", None, {}, 404),
+        ("PATCH", "/9", {}, {}, 404),
+        ("PATCH", "/1", {"status": "in_progress"}, {}, 409),
+        ("POST", "", {"title": "a", "uid": uid}, {}, 409),
+        ("GET", "/1", None, old, 412),
+        ("DELETE", "/1", None, old, 412),
+        ("PATCH", "/1", {}, old, 412),
+    ):
+        answer = await api.request(method, f"/api/v1/tasks{path}", json=body, headers=headers)
+        assert (answer.status, answer.headers["X-Taskctl-Seq"]) == (status, at)
+        assert answer.headers.get("ETag") == ('"1"' if status == 412 else None)
+
+
 async def test_unknown_parameters_of_writes_are_refused_before_anything_is_written(api: Api) -> None:
     for method, path in (("POST", "/api/v1/tasks"), ("PATCH", "/api/v1/tasks/1"), ("DELETE", "/api/v1/tasks/1")):
         answer = await api.request(method, path, json={"title": "x"}, params={"dryrun": "true"})
@@ -290,3 +432,27 @@ async def test_a_content_type_of_any_bytes_is_a_problem(tmp_path: Path) -> None:
         await writer.wait_closed()
     assert answer.startswith(b"HTTP/1.1 415 ")
     assert b"urn:taskctl:problem:unsupported_media_type" in answer
+    assert b"its Content-Type says '\\\\xff'\"" in answer  # as JSON has a backslash
+
+
+async def test_every_bad_label_is_told(api: Api) -> None:
+    body = {"title": "x", "labels": ["fine", 5, None, "a\tb", "", "fine"]}
+    problem = await problem_of(await api.post("/api/v1/tasks", json=body), 422, "invalid_task")
+    assert pointers(problem) == [("/labels/1", "type"), ("/labels/2", "type"), ("/labels/3", "character"), ("/labels/4", "empty")]
+    many = await api.post("/api/v1/tasks", json={"title": "x", "labels": [""] * 10_000})
+    assert len((await problem_of(many, 422, "invalid_task"))["errors"]) == 50
+
+
+@pytest.mark.parametrize("expected", ["100-continue", "200-ok"])
+async def test_an_expectation_is_judged_inside_another_application_too(
+    aiohttp_client: AiohttpClient, database: Path, expected: str
+) -> None:
+    outer = web.Application()
+    outer.add_subapp("/todo/", create_app(Settings(database_url=f"sqlite:///{database}")))
+    api: Api = await aiohttp_client(outer)
+    for data in (b'{"title": "x"}', b"{"):
+        answer = await api.post("/todo/api/v1/tasks", data=data, headers={**JSON, "Expect": expected, "X-Request-Id": "mine"})
+        if expected != "100-continue":
+            assert (await problem_of(answer, 417, "expectation_failed"))["request_id"] == "mine"
+        else:
+            assert answer.status == (201 if len(data) > 1 else 400)

@@ -1,15 +1,18 @@
 """Writes that are sent again, preferences, and what the headers say of an answer."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import ClientResponse
 from pytest_aiohttp import AiohttpClient
 
 from taskctl import Settings, create_app
-from tests.support import Api, added, problem_of
+from tests.postgres import database
+from tests.support import Api, Shell, added, problem_of, serving
 
 KEY = {"Idempotency-Key": "01936f0c-7a3e"}
 TASKS = "/api/v1/tasks"
@@ -148,23 +151,72 @@ async def test_answers_tell_how_new_they_are_and_how_long_they_took(api: Api) ->
     assert (await api.get(TASKS)).headers["X-Taskctl-Seq"] == second.headers["X-Taskctl-Seq"]
 
 
-async def test_no_increment_is_lost_if_everybody_says_what_they_have_seen(api: Api) -> None:
-    await added(api, "0")
+PREFERENCES = {
+    "return=minimal": True,
+    "Return=minimal": True,
+    'return="minimal"': True,
+    "return = minimal": True,
+    'return="min\\imal"': True,
+    "foo, return=minimal": True,
+    "foo;a=b, return=minimal;c": True,
+    'foo="a, b", return=minimal': True,
+    'foo="a\\"b", return=minimal': True,
+    'foo=1; p="a,b"; q, return=minimal': True,
+    'foo="return=minimal"': False,
+    'foo="a, return=minimal, b"': False,
+    'foo=1; p="a,return=minimal,b"': False,
+    'foo=1; p="a\\",return=minimal,b"': False,
+    'foo="a\\",return=minimal,b"': False,
+    'foo="a, return=minimal': False,
+    "return=representation, return=minimal": False,
+    "return=Minimal": False,
+    "return minimal": False,
+}
 
-    async def increment() -> int:
+
+@pytest.mark.parametrize(("prefer", "minimal"), PREFERENCES.items())
+async def test_preferences_are_read_as_they_are_quoted(api: Api, prefer: str, minimal: bool) -> None:
+    await added(api)
+    answer = await api.patch(f"{TASKS}/1", json={}, headers={"Prefer": prefer})
+    assert answer.status == (204 if minimal else 200)
+
+
+async def test_a_header_that_was_made_to_take_long_does_not(api: Api) -> None:
+    await added(api)
+    started = time.perf_counter()
+    for odd in ('"' * 8000, 'a="' * 2600, '\\"' * 4000, "a;" * 4000, "a=" * 4000, '"\\' * 4000, " " * 8000 + "x", ",;=" * 2600):
+        assert (await api.patch(f"{TASKS}/1", json={}, headers={"Prefer": f"x{odd}"})).status == 200
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_no_increment_is_lost_if_everybody_says_what_they_have_seen(kind: str, tmp_path: Path) -> None:
+    """With the process that people run, and a connection for everybody."""
+
+    async def increment(url: str) -> int:
         refused = 0
-        for _ in range(40):
-            while True:
-                seen = await api.get(f"{TASKS}/1")
-                title = str(int((await seen.json())["title"]) + 1)
-                answer = await api.patch(f"{TASKS}/1", json={"title": title}, headers={"If-Match": seen.headers["ETag"]})
-                if answer.status == 200:
-                    break
-                assert (await problem_of(answer, 412, "stale_task"))["current_version"] > int(seen.headers["ETag"].strip('"'))
-                refused += 1
+        async with aiohttp.ClientSession() as api:
+            for _ in range(40):
+                while True:
+                    seen = await api.get(f"{url}/1")
+                    title = str(int((await seen.json())["title"]) + 1)
+                    answer = await api.patch(f"{url}/1", json={"title": title}, headers={"If-Match": seen.headers["ETag"]})
+                    if answer.status == 200:
+                        break
+                    problem = await problem_of(answer, 412, "stale_task")
+                    assert problem["current_version"] > int(seen.headers["ETag"].strip('"'))
+                    refused += 1
         return refused
 
-    refused = sum(await asyncio.gather(*(increment() for _ in range(8))))
-    task = await (await api.get(f"{TASKS}/1")).json()
+    with database() as address:
+        options = ["--database-url", address] if kind == "postgres" else []
+        with serving(Shell(tmp_path), *options) as server:
+            url = f"{server.url}{TASKS}"
+            async with aiohttp.ClientSession() as api:
+                assert (await api.post(url, json={"title": "0"})).status == 201
+                refused = sum(await asyncio.gather(*(increment(url) for _ in range(8))))
+                task = await (await api.get(f"{url}/1")).json()
+                log = await (await api.get(f"{server.url}/api/v1/changes?limit=1000")).json()
     assert (task["title"], task["version"]) == ("320", 321)
+    assert [entry["after"]["title"] for entry in log["items"]] == [str(n) for n in range(321)]
     assert refused > 0

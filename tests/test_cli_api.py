@@ -41,6 +41,10 @@ def test_status_and_headers_are_printed_if_they_are_wanted(shell: Shell) -> None
         (("POST", "/tasks", "-d", "{}"), 6, "title is missing"),
         (("PATCH", "/batch", "-d", "{}"), 6, "PATCH does not fit here"),
         (("GET", "/nothing"), 3, "there is nothing at this address"),
+        (("HEAD", "/tasks/9"), 3, "There is nothing here: the answer was 404"),
+        (("HEAD", "/tasks?x=1"), 6, "The request cannot be understood: the answer was 400"),
+        (("FOO", "/tasks"), 6, "there is no such method here"),
+        (("GET", "/docs/nothing"), 3, "there is nothing at this address"),
         (("GET", "/tasks", "-H", "nonsense"), 2, "is not a header"),
         (("POST", "/tasks", "-d", "@/nowhere"), 2, "/nowhere cannot be read"),
         (("G T", "/tasks"), 6, "this cannot be sent"),
@@ -50,6 +54,20 @@ def test_problems_are_those_of_any_command(shell: Shell, arguments: tuple[str, .
     ran = shell("api", *arguments)
     assert (ran.code, ran.out) == (code, "")
     assert told in ran.err
+
+
+def test_what_lies_beside_the_api_can_be_asked_for(shell: Shell) -> None:
+    for path, told in (
+        ("/livez", "ok"),
+        ("/docs", "<title>"),
+        ("/docs/initializer.js", "SwaggerUI"),
+        ("docs/swagger-ui.css", "{"),
+    ):
+        ran = shell("api", "GET", path)
+        assert (ran.code, told in ran.out) == (0, True)
+    head = shell("api", "HEAD", "/tasks/9", "-i")
+    assert (head.code, head.out.splitlines()[0]) == (3, "HTTP 404")
+    assert [problem["status"] for problem in shell("api", "HEAD", "/tasks/9", "-o", "json").problems] == [404]
 
 
 def test_it_needs_a_server(tmp_path: Path) -> None:

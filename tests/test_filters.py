@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from taskctl.errors import InvalidFilter, InvalidRequest
+from taskctl.fields import words
 from taskctl.filters import (
     before,
     due_limits,
@@ -20,13 +21,11 @@ from taskctl.filters import (
     overdue_limits,
     parse_filter,
     parse_words,
-    render,
     search_text,
     when,
-    words,
     zone_of,
 )
-from taskctl.tasks import And, Compare, Condition, Match, NewTask, Not, Op, Or, Overdue, Task, Text, create
+from taskctl.tasks import And, Compare, Condition, Match, NewTask, Not, Op, Or, Overdue, Task, Text, create, render
 from tests.strategies import conditions, days, dues, instants, new_tasks, titles, zones
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)  # a Wednesday

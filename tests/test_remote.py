@@ -10,22 +10,26 @@ from uuid import UUID
 
 import pytest
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from taskctl import (
     Add,
+    Changeset,
     Conflict,
     NewTask,
     Settings,
     StorageFull,
     TaskctlError,
+    TaskNotFound,
     TaskPatch,
+    TaskQuery,
     TaskService,
     Unavailable,
     create_app,
     open_tasks,
 )
 from taskctl.errors import ConfigError, OutcomeUnknown, Overloaded
-from taskctl.tasks import Written, create
+from taskctl.tasks import GetTask, Written, create
 from taskctl.wire import encode, encode_written, problem
 from tests.postgres import free_port
 
@@ -279,3 +283,67 @@ async def test_a_server_that_is_started_anew_is_waited_for(tmp_path: Path) -> No
         runner = await start()
         assert (await adding).id == 2
     await runner.cleanup()
+
+
+# ------------------------------------------------------------------------------------------------------------ connections
+
+
+@asynccontextmanager
+async def counted(folder: Path) -> AsyncIterator[tuple[str, list[tuple[int, str, str | None]]]]:
+    """Yield the address of a server, and what it hears: from which port, of which path, and with which X-Taskctl-Seq."""
+    heard: list[tuple[int, str, str | None]] = []
+
+    @web.middleware
+    async def listen(request: web.Request, handler: Handler) -> web.StreamResponse:
+        assert request.transport is not None
+        port = request.transport.get_extra_info("peername")[1]
+        heard.append((port, request.path.removeprefix("/api/v1"), request.headers.get("X-Taskctl-Seq")))
+        return await handler(request)
+
+    app = create_app(Settings(database_url=f"sqlite:///{folder}/tasks.db"))
+    app.middlewares.append(listen)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", heard
+    finally:
+        await runner.cleanup()
+
+
+async def test_many_calls_use_one_connection(tmp_path: Path) -> None:
+    async with counted(tmp_path) as (url, heard), open_tasks(url) as tasks:
+        for number in range(20):
+            await tasks.add(NewTask(title="x"))
+            await tasks.get(number + 1)
+            with pytest.raises(TaskNotFound):  # a refusal ends none
+                await tasks.remove(99)
+        await tasks.list(TaskQuery(limit=None))
+    assert len(heard) > 60
+    assert len({port for port, _, _ in heard}) == 1
+
+
+async def test_what_was_seen_is_said_to_be_seen(tmp_path: Path) -> None:
+    """Every request asks for what the newest answer so far has told, also of another one's; nothing before there was one."""
+    async with counted(tmp_path) as (url, heard), open_tasks(url) as tasks, open_tasks(url) as other:
+        first = await tasks.write(Changeset((Add(NewTask(title="a")),)))
+        await tasks.get(1)
+        second = await other.write(Changeset((Add(NewTask(title="b")),)))
+        await tasks.labels()
+        assert (await tasks.ask(GetTask(1), at=second.at)).at == second.at
+        await tasks.history(1)
+        await tasks.ask(GetTask(1), at=first.at)  # older than what is known
+        with pytest.raises(TaskNotFound) as caught:
+            await tasks.get(99)
+        assert caught.value.at == second.at
+    assert first.at != second.at
+    assert [(path, seen) for _, path, seen in heard] == [
+        ("/batch", None),
+        ("/tasks/1", first.at),
+        ("/batch", None),
+        ("/labels", first.at),
+        ("/tasks/1", second.at),
+        ("/tasks/1/history", second.at),
+        ("/tasks/1", second.at),
+        ("/tasks/99", second.at),
+    ]

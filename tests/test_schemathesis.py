@@ -3,6 +3,7 @@
 `make test` has it send some hundred requests to each, `make fuzz` many more.
 """
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -32,7 +33,12 @@ def test_schemathesis_finds_nothing(kind: str, tmp_path: Path) -> None:
                     *("--checks", "all", "--max-examples", str(examples), "--no-color"),
                     *(() if fuzz else ("--seed", "1")),
                 ],
-                env={**os.environ, "SCHEMATHESIS_HOOKS": str(HERE / "schemathesis_hooks.py"), "HOME": str(tmp_path)},
+                env={
+                    **os.environ,
+                    "SCHEMATHESIS_HOOKS": str(HERE / "schemathesis_hooks.py"),
+                    "SCHEMATHESIS_MET": str(tmp_path / "met.json"),
+                    "HOME": str(tmp_path),
+                },
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
@@ -40,3 +46,5 @@ def test_schemathesis_finds_nothing(kind: str, tmp_path: Path) -> None:
             )
     assert ran.returncode == 0, ran.stdout
     assert "Stateful" in ran.stdout
+    met = json.loads((tmp_path / "met.json").read_text())
+    assert {name for name, times in met.items() if times} == {"keys", "replays", "mismatches", "lists", "pages"}, met

@@ -56,6 +56,8 @@ def refuses(port: int) -> bool:
             socket.create_connection(("127.0.0.1", port), timeout=SECONDS).close()
         except ConnectionRefusedError:
             return True
+        except ConnectionResetError:  # it has stopped listening with this one in its queue; the next one tells
+            continue
         time.sleep(0.01)  # more connections than it can accept would only keep it from stopping
     return False
 

@@ -4,11 +4,12 @@ import asyncio
 import io
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import aiohttp
 import pytest
 from aiohttp import ClientResponse
 from pytest_aiohttp import AiohttpClient
@@ -18,8 +19,9 @@ from taskctl.errors import StorageFull
 from taskctl.observe import ignore
 from taskctl.server import requests
 from taskctl.server.app import make_app
-from taskctl.tasks import Query, Read, Source, T, Written
+from taskctl.tasks import CacheStats, Query, Read, Remembering, Source, T, Written
 from tests.support import Api, Server, Shell, problem_of
+from tests.test_openapi import Shapes, resolved
 
 DOCS = Path(__file__).parent.parent / "docs" / "statuses.md"
 WHOLE: dict[str, Any] = {
@@ -53,6 +55,8 @@ CALLS = {
     "listProjects": Call("GET", "/api/v1/projects"),
     "listLabels": Call("GET", "/api/v1/labels"),
     "getStats": Call("GET", "/api/v1/stats"),
+    "getCache": Call("GET", "/api/v1/cache"),
+    "clearCache": Call("DELETE", "/api/v1/cache"),
     "livez": Call("GET", "/livez"),
     "readyz": Call("GET", "/readyz"),
     "version": Call("GET", "/version"),
@@ -61,29 +65,29 @@ CALLS = {
 }
 WITH_BODY = {name for name, call in CALLS.items() if call.body is not None}
 WRITES = {*WITH_BODY, "removeTask"}
-ON_DATA = {name for name, call in CALLS.items() if "/api/v1/" in call.path} | {"readyz"}
-ON_API = ON_DATA - {"readyz"}
+ON_CACHE = {"getCache", "clearCache"}
+ON_DATA = {name for name, call in CALLS.items() if "/api/v1/" in call.path and name not in ON_CACHE} | {"readyz"}
 ON_ONE = {name for name, call in CALLS.items() if "/tasks/1" in call.path}
 CACHEABLE = {"getTask", "headTask", "getOpenapi", "getDocs"}
 
 
 def cells() -> Iterator[tuple[str, int]]:
     """Return every operation with every status that it is known to give."""
-    good = {"addTask": (201, 200), "removeTask": (204,), "replaceTask": (200, 204), "editTask": (200, 204)}
+    good = {"addTask": (201, 200), "removeTask": (204,), "clearCache": (204,), "replaceTask": (200, 204), "editTask": (200, 204)}
     statuses: dict[int, set[str]] = {
         304: CACHEABLE,
-        400: ON_API,
-        404: {*ON_ONE, "writeBatch"},
+        400: set(CALLS),
+        404: {*ON_ONE, *ON_CACHE, "writeBatch"},
         408: WITH_BODY,
         409: WITH_BODY,
         410: {"listChanges"},
-        412: {"replaceTask", "editTask", "removeTask", "writeBatch"},
+        412: {"getTask", "headTask", "replaceTask", "editTask", "removeTask", "writeBatch"},
         413: WITH_BODY,
         415: WITH_BODY,
         422: WRITES,
         431: set(CALLS),
         500: ON_DATA,
-        503: ON_DATA,
+        503: {*ON_DATA, "clearCache"},
         507: WRITES,
     }
     for name in CALLS:
@@ -113,6 +117,16 @@ class Failing(TaskService):
         return self
 
 
+class Forgetful(Failing, Remembering):
+    """The same, and a cache in front of it that cannot be told to forget."""
+
+    def remembered(self) -> CacheStats:
+        return CacheStats(0, 0, {})
+
+    async def forget(self) -> None:
+        raise self._failure
+
+
 FAILURES: dict[int, Exception] = {
     500: RuntimeError("nobody foresaw this"),
     503: Unavailable("the database is away"),
@@ -127,18 +141,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-async def client(aiohttp_client: AiohttpClient, tmp_path: Path) -> Callable[[int], Any]:
-    """Return what makes a client of an application that is fit for a status."""
+async def client(aiohttp_client: AiohttpClient, tmp_path: Path) -> Callable[..., Any]:
+    """Return what makes a client of an application that is fit for a status of an operation."""
 
-    async def make(status: int) -> Api:
-        if status not in FAILURES:
+    async def make(status: int, name: str = "") -> Api:
+        if status not in FAILURES and (name, status) not in {("getCache", 404), ("clearCache", 404)}:
             api: Api = await aiohttp_client(create_app(Settings(database_url=f"sqlite:///{tmp_path}/tasks.db")))
             assert (await api.post("/api/v1/tasks", json={"title": "first"})).status == 201
             return api
 
         @asynccontextmanager
         async def failing() -> AsyncIterator[TaskService]:
-            yield Failing(FAILURES[status])
+            yield (Failing if status == 404 else Forgetful)(FAILURES.get(status, FAILURES[503]))
 
         return await aiohttp_client(make_app(failing, ignore))
 
@@ -208,23 +222,48 @@ async def bring_about(api: Api, name: str, status: int) -> ClientResponse:
     ("name", "status"), [pytest.param(*cell, id="{}-{}".format(*cell)) for cell in cells() if cell[1] != 431]
 )
 async def test_a_status(
-    client: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, status: int
+    client: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, status: int
 ) -> None:
     if status == 408:
         monkeypatch.setattr(requests, "BODY_SECONDS", 0.05)
-    api = await client(status)
+    api = await client(status, name)
     answer = await bring_about(api, name, status)
     assert answer.status == status
-    assert answer.headers["X-Request-Id"]
-    if status < 400:
-        await answer.read()
-    elif CALLS[name].method != "HEAD":
+    is_told(await (await api.get("/openapi.json")).json(), name, status, answer.headers, await answer.read())
+    if status >= 400 and CALLS[name].method != "HEAD":
         codes = {cls.code for cls in known_failures() if cls.status == status}
         problem = json.loads(await answer.read())
         assert problem["code"] in codes
         await problem_of(answer, status, problem["code"])
     assert ("Retry-After" in answer.headers) == (status in (503, 507))
     assert bool(caplog.records) == (status == 500)
+
+
+ON_EVERY_ANSWER = {"Date", "Server", "Connection", "Content-Type", "Content-Length"}
+SOMETIMES = {"Link", "Idempotency-Replayed", "Preference-Applied", "Accept-Encoding"}
+"""Headers that these calls need not bring about; the other ones in the document are always there."""
+
+
+def is_told(document: dict[str, Any], name: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    """Look at whether what was sent is what the document says: headers and members, none more and none less."""
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    [operation] = [operation for operation in operations if operation["operationId"] == name]
+    told = operation["responses"][str(status)]
+    sent = {header.title() for header in headers} - ON_EVERY_ANSWER
+    named = {header.title() for header in told["headers"]}
+    assert sent <= named
+    assert {header.title() for header in told["headers"] if header not in SOMETIMES} <= sent
+    assert headers["X-Request-Id"]
+    if not body:
+        return
+    media = headers["Content-Type"].partition(";")[0]
+    schema = told["content"][media]["schema"]
+    if "json" not in media:
+        return
+    value = json.loads(body)
+    assert Shapes(document).mistakes(schema, value) == []
+    members = resolved(document, schema).get("properties")
+    assert members is None or value.keys() <= members.keys()
 
 
 def known_failures() -> list[type[TaskctlError]]:
@@ -243,6 +282,10 @@ async def test_a_header_that_is_too_long(server: Server, name: str) -> None:
     head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     assert head.split(b" ", 2)[1] == b"431"
     assert json.loads(body)["code"] == "headers_too_large"
+    headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+    assert json.loads(body)["request_id"] == headers["X-Request-Id"]
+    async with aiohttp.ClientSession() as session, session.get(f"{server.url}/openapi.json") as answer:
+        is_told(await answer.json(), name, 431, headers, body if method != "HEAD" else b"")
     writer.close()
     await writer.wait_closed()
 
@@ -256,7 +299,7 @@ def table() -> dict[str, set[int]]:
     return {row[0].strip("`"): {s for s, cell in zip(statuses, row[1:], strict=True) if cell} for row in rows[2:]}
 
 
-async def test_the_docs_the_document_and_the_tests_name_the_same(client: Callable[[int], Any]) -> None:
+async def test_the_docs_the_document_and_the_tests_name_the_same(client: Callable[..., Any]) -> None:
     document = await (await (await client(200)).get("/openapi.json")).json()
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     described = {one["operationId"]: {int(status) for status in one["responses"] if status != "default"} for one in operations}
@@ -265,7 +308,7 @@ async def test_the_docs_the_document_and_the_tests_name_the_same(client: Callabl
         tested.setdefault(name, set()).add(status)
     assert described == tested
     assert table() == tested
-    assert set(re.findall(r"test_\w+", DOCS.read_text())) - {"test_statuses"} == {
+    assert set(re.findall(r"test_\w+", DOCS.read_text())) - {"test_statuses", "test_hostile"} == {
         "test_a_status",
         "test_a_header_that_is_too_long",
     }

@@ -9,7 +9,7 @@ import typer
 from taskctl import wiring
 from taskctl.cli.call import Call, command
 from taskctl.cli.output import show_bytes
-from taskctl.errors import UsageError
+from taskctl.errors import UsageError, by_status
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -35,8 +35,13 @@ def api(
         lines = [f"HTTP {answer.status}", *(f"{name}: {value}" for name, value in answer.headers.items()), ""]
         show_bytes("".join(f"{line}\n" for line in lines).encode())
     is_problem = answer.headers.get("Content-Type", "").startswith(PROBLEM)
-    failure = error_of(answer.body) if is_problem and answer.body else None
-    if failure is not None and not include and call.settings.output == "table":
+    failure = None
+    if is_problem:  # the answer to a HEAD has no words
+        cls = by_status(answer.status)
+        failure = (
+            error_of(answer.body) if answer.body else cls(f"{cls.title}: the answer was {answer.status}, without more words")
+        )
+    if failure is not None and not include and (call.settings.output == "table" or not answer.body):
         raise failure
     ends = b"" if not answer.body or answer.body.endswith(b"\n") else b"\n"
     if failure is None or include:

@@ -12,24 +12,26 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from taskctl.errors import (
+    ExpectationFailed,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
     TaskctlError,
-    TaskNotFound,
     Unavailable,
     UnsupportedMediaType,
 )
 from taskctl.observe import Observer, RequestDone
 from taskctl.server import docs, probes, reports, tasks
-from taskctl.server.requests import BODY_MAX, REQUEST_ID, STATE, TASKS, State, where_from
+from taskctl.server.openapi import MERGE_PATCH
+from taskctl.server.requests import BODY_MAX, REQUEST_ID, STATE, TASKS, State, expects_to_go_on, where_from
 from taskctl.tasks import TaskService
 from taskctl.wire import PROBLEM, encode, etag, problem
 
 _OURS = secrets.token_hex(8)
 _numbers = itertools.count()
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_ON_ALL = {"Server": "taskctl", "X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger("taskctl.server")
 
 
@@ -44,8 +46,24 @@ def make_app(open_service: Callable[[], AbstractAsyncContextManager[TaskService]
     app = web.Application(middlewares=[_every_request(observer)])
     app[STATE] = State()
     app.cleanup_ctx.append(service)
-    app.add_routes([*probes.routes(), *tasks.routes(), *reports.routes(), *docs.routes()])
+    routes = [*probes.routes(), *tasks.routes(), *reports.routes(), *docs.routes()]
+    app.add_routes(web.route(r.method, r.path, r.handler, **{**r.kwargs, "expect_handler": _expect}) for r in routes)
     return app
+
+
+async def _expect(request: web.Request) -> web.Response | None:
+    """Leave the 100 to whoever reads the body: the headers may be reason enough to refuse it."""
+    try:
+        expects_to_go_on(request)
+    except ExpectationFailed as e:
+        return answer(e, request_id_of(request))
+    return None
+
+
+def request_id_of(request: web.BaseRequest) -> str:
+    """Return the id that a request has brought along if it is sane, else one of ours."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if _SANE_ID.fullmatch(given) else f"{_OURS}{next(_numbers):016x}"
 
 
 def _every_request(observer: Observer) -> Middleware:
@@ -54,8 +72,7 @@ def _every_request(observer: Observer) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
-        given = request.headers.get("X-Request-Id", "")
-        request_id = request[REQUEST_ID] = given if _SANE_ID.fullmatch(given) else f"{_OURS}{next(_numbers):016x}"
+        request_id = request[REQUEST_ID] = request_id_of(request)
         request.app[STATE].in_flight += 1
         try:
             response = await handler(request)
@@ -69,12 +86,16 @@ def _every_request(observer: Observer) -> Middleware:
         finally:
             request.app[STATE].in_flight -= 1
         seconds = time.perf_counter() - started
-        response.headers["X-Request-Id"] = request_id
-        response.headers["Server-Timing"] = f"total;dur={seconds * 1000:.2f}"
-        if request.app[STATE].draining:
-            response.force_close()
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else ""
+        response.headers.update(_ON_ALL)
+        response.headers["X-Request-Id"] = request_id
+        response.headers["Server-Timing"] = f"total;dur={seconds * 1000:.2f}"
+        if request.method in ("GET", "HEAD") and "/api/v1/" in route:
+            # It may be kept, but not used without asking whether it is still so.
+            response.headers.setdefault("Cache-Control", "no-cache")
+        if request.app[STATE].draining:
+            response.force_close()
         observer(RequestDone(request.method, request.rel_url.raw_path, route, response.status, seconds, request_id))
         return response
 
@@ -101,14 +122,24 @@ def _told(e: web.HTTPException, request: web.Request) -> TaskctlError:
 
 def answer(e: TaskctlError, request_id: str) -> web.Response:
     """Return a failure as the answer to a request."""
-    headers = {}
+    headers = {**_ON_ALL, "X-Request-Id": request_id, "Cache-Control": "no-store"}
     if isinstance(e, Unavailable):
         headers["Retry-After"] = str(e.extra["retry_after"])
     if isinstance(e, MethodNotAllowed):
         headers["Allow"] = ", ".join(e.extra["allow"])
-    if "current_version" in e.extra:
+    if isinstance(e, UnsupportedMediaType):
+        headers |= _accepted(e)
+    if "current_version" in e.extra and "index" not in e.extra:  # of a task at this address, not of one in a batch
         headers["ETag"] = etag(e.extra["current_version"])
-    if isinstance(e, TaskNotFound) and e.at:
+    if e.at:
         headers.update(where_from(e))
     body = encode(problem(e, request_id=request_id))
     return web.Response(body=body, status=e.status, content_type=PROBLEM, headers=headers)
+
+
+def _accepted(e: UnsupportedMediaType) -> dict[str, str]:
+    """Return what the answer says of the bodies that would be read: which header there is tells what was wrong with this one."""
+    if "accept" not in e.extra:
+        return {"Accept-Encoding": "identity"}
+    types = ", ".join(e.extra["accept"])
+    return {"Accept": types, **({"Accept-Patch": types} if MERGE_PATCH in e.extra["accept"] else {})}

@@ -8,9 +8,10 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from taskctl.errors import InvalidRequest
 from taskctl.server import probes, reports, tasks
 from taskctl.server.openapi import IF_NONE_MATCH, answer, document, operation
-from taskctl.server.requests import versions
+from taskctl.server.requests import Parameters, versions
 from taskctl.wire import encode
 
 _FOLDER: Final = Path(__file__).parent / "swagger"
@@ -22,7 +23,6 @@ _FILES: Final = {
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     # A copy may be kept, but not used without asking whether it is still the one: an upgrade shows at once.
     "Cache-Control": "no-cache",
@@ -42,7 +42,8 @@ _PAGE: Final = b"""<!DOCTYPE html>
 </body>
 </html>
 """
-_NOT_CHANGED: Final = answer("The client has it.", None, "ETag")
+_SENT: Final = ("ETag", "Cache-Control", "Content-Security-Policy", "Referrer-Policy")
+_NOT_CHANGED: Final = answer("The client has it.", None, *_SENT)
 
 
 def routes() -> list[web.RouteDef]:
@@ -59,7 +60,7 @@ def _described() -> list[web.RouteDef]:
     "server",
     IF_NONE_MATCH,
     answers={
-        200: answer("The document.", {"application/json": {"schema": {"type": "object"}}}, "ETag"),
+        200: answer("The document.", {"application/json": {"schema": {"type": "object"}}}, *_SENT),
         304: _NOT_CHANGED,
     },
 )
@@ -73,7 +74,7 @@ async def openapi(request: web.Request) -> web.Response:
     "getDocs",
     "server",
     IF_NONE_MATCH,
-    answers={200: answer("The page.", {"text/html": {"schema": {"type": "string"}}}, "ETag"), 304: _NOT_CHANGED},
+    answers={200: answer("The page.", {"text/html": {"schema": {"type": "string"}}}, *_SENT), 304: _NOT_CHANGED},
 )
 async def page(request: web.Request) -> web.Response:
     """Return a page for people on which everything can be tried out."""
@@ -92,7 +93,11 @@ def _tag(body: bytes) -> str:
 
 def _fresh(request: web.Request, body: bytes, tag: str, media: str) -> web.Response:
     """Return the body, or 304 if the client has it."""
-    seen = versions(request, "If-None-Match")
+    Parameters(request)
+    try:
+        seen = versions(request, "If-None-Match")
+    except InvalidRequest:  # whatever it is, it is not ours
+        seen = None
     headers = {**_HEADERS, "ETag": tag}
     if seen is not None and any(one == "*" or one.removeprefix("W/") == tag for one in seen):
         return web.Response(status=304, headers=headers)

@@ -3,17 +3,18 @@
 import asyncio
 import contextlib
 import logging
-import secrets
+import re
 from typing import Final
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, InvalidURLError, LineTooLong
+from multidict import CIMultiDict
 
-from taskctl.errors import HeadersTooLarge, InvalidRequest, RequestTimedOut, TaskctlError
+from taskctl.errors import HeadersTooLarge, InvalidRequest, MethodUnknown, RequestTimedOut, TaskctlError, UriTooLong
 from taskctl.observe import Observer, RequestDone
-from taskctl.server.app import answer
-from taskctl.server.requests import BODY_MAX
+from taskctl.server.app import answer, request_id_of
+from taskctl.server.requests import BODY_MAX, EXPECTS, expects_to_go_on
 
 LINE_MAX: Final = 64 * 1024
 """The longest address, in bytes: a filter can be long, and is percent-encoded in it."""
@@ -28,6 +29,10 @@ LINGER_BYTES: Final = 8 * BODY_MAX
 STUCK_SECONDS: Final = 60.0
 """How long a client may take nothing of its answer."""
 
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Za-z.:%_-]+\])(?::[0-9]*)?")
+_UNHEARD_OF: Final = re.compile(r"\n\n  b(['\"])[!#$%&'*+.^_`|~0-9A-Za-z-]+ \S+ HTTP/1\.[01]\1\n")
+"""How aiohttp tells of a request line that would be one, if its method were known: any name may be a method (RFC 9110)."""
+
 _log = logging.getLogger("taskctl.server")
 
 
@@ -40,7 +45,7 @@ class Connection(web.RequestHandler):
     request is certain to be one is kept.
     """
 
-    __slots__ = ("_application", "_gone", "_hangs_up", "_left", "_observer", "_stuck")
+    __slots__ = ("_answered", "_application", "_body", "_gone", "_half_closed", "_hangs_up", "_left", "_observer", "_stuck")
 
     def __init__(self, server: web.Server, observer: Observer) -> None:
         super().__init__(
@@ -58,6 +63,9 @@ class Connection(web.RequestHandler):
         self._request_handler = self._handle
         self._observer = observer
         self._hangs_up = False
+        self._answered = 0
+        self._body: StreamReader | None = None
+        self._half_closed = False
         self._left: int | None = None
         self._gone: asyncio.Future[None] | None = None
         self._stuck: asyncio.TimerHandle | None = None
@@ -72,6 +80,8 @@ class Connection(web.RequestHandler):
                 self._let_go()
             return
         super().data_received(data)
+        if self._messages:
+            self._body = self._messages[-1][1]
         if self._messages and type(self._messages[-1][0]) is not RawRequestMessage:
             self._left = LINGER_BYTES
             self._end_body()
@@ -87,6 +97,11 @@ class Connection(web.RequestHandler):
         if not body.is_eof():
             body.set_exception(web.RequestPayloadError("its framing is broken"))
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp has nothing to say; asyncio asks whether to go on
+        """Say whether to go on with a client that sends nothing more: if all that it has begun to ask for is there."""
+        self._half_closed = self._answered < self._request_count and self._body is not None and self._body.is_eof()
+        return self._half_closed
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Wake who waits for the client to hang up."""
         super().connection_lost(exc)
@@ -100,6 +115,12 @@ class Connection(web.RequestHandler):
         """Return the application's answer, or the refusal of what the application should never see."""
         try:
             _check(request)
+            if expects_to_go_on(request):
+                # aiohttp would send the 100 even before a 404; here whoever reads the body does.
+                headers = CIMultiDict(request.headers)
+                headers.popall("Expect")
+                request = request.clone(headers=headers)
+                request[EXPECTS] = True
             response = await self._application(request)
         except InvalidRequest as e:
             response, self._hangs_up = self._refusal(request, e), True
@@ -111,6 +132,9 @@ class Connection(web.RequestHandler):
             or response.status == RequestTimedOut.status
             or (length is not None and length > BODY_MAX)
             or (length is None and not request.content.is_eof())
+            # Who has waited for a 100 in vain does not send the body; what follows may be taken for it.
+            or (request.get(EXPECTS, False) and not request.content.is_eof())
+            or (self._half_closed and not self._messages)
         ):
             self._hangs_up = True
         if self._hangs_up:
@@ -125,12 +149,14 @@ class Connection(web.RequestHandler):
         if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
             raise ConnectionError("there is nobody to answer, or half an answer has been sent")
         match exc:
+            case LineTooLong(args=(_, limit, *_)) if limit == LINE_MAX:
+                failure: TaskctlError = UriTooLong(f"an address may have {LINE_MAX} bytes")
             case LineTooLong() | HttpProcessingError(message="Too many headers received"):
-                failure: TaskctlError = HeadersTooLarge(
-                    f"an address may have {LINE_MAX} bytes, a header {HEADER_MAX}, a request {HEADERS_MAX} headers"
-                )
+                failure = HeadersTooLarge(f"a header may have {HEADER_MAX} bytes, and a request {HEADERS_MAX} headers")
+            case BadHttpMethod() if _UNHEARD_OF.search(exc.message):
+                failure = MethodUnknown("there is no such method here; /docs shows what there is")
             case BadHttpMethod():
-                failure = InvalidRequest("this is not HTTP/1.1: its method is none of HTTP's")
+                failure = InvalidRequest("this is not HTTP/1.1: its method is none")
             case BadStatusLine() | InvalidURLError():
                 failure = InvalidRequest("this is not HTTP/1.1: its first line is malformed")
             case HttpProcessingError():
@@ -140,26 +166,29 @@ class Connection(web.RequestHandler):
             case _:
                 _log.error("a connection failed", exc_info=exc)
                 failure = TaskctlError("something went wrong that nobody foresaw; the server's log has more")
+        request._version = HttpVersion11  # noqa: SLF001  # aiohttp takes what it could not read for 1.0
         response = self._refusal(request, failure)
         response.force_close()
         self._hangs_up = True
         return response
 
     def _refusal(self, request: web.BaseRequest, failure: TaskctlError) -> web.Response:
-        request_id = secrets.token_hex(16)
+        request_id = request_id_of(request)
         known = request.method != "UNKNOWN"
         path = request.rel_url.raw_path if known else "-"
         self._observer(RequestDone(request.method if known else "-", path, "", failure.status, 0.0, request_id))
-        response = answer(failure, request_id)
-        response.headers["X-Request-Id"] = request_id
-        return response
+        return answer(failure, request_id)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send the answer, and hang up where that has been decided: not before the client has had a chance to read it."""
         sent = await super().finish_response(request, resp, start_time)
-        if self._hangs_up and self.transport is not None:
+        self._answered += 1
+        if self._half_closed:
+            if self._answered == self._request_count:
+                self.close()
+        elif self._hangs_up and self.transport is not None:
             self._left = LINGER_BYTES
             self._gone = asyncio.get_running_loop().create_future()
             self.transport.write_eof()
@@ -200,9 +229,9 @@ class Connection(web.RequestHandler):
 def _check(request: web.BaseRequest) -> None:
     """Raise InvalidRequest for what aiohttp lets pass though it is not understood here."""
     if request._version not in (HttpVersion10, HttpVersion11):  # noqa: SLF001  # once `version` is read, it stays
-        request._version = HttpVersion10  # noqa: SLF001  # or the answer would claim to be of that version
+        request._version = HttpVersion11  # noqa: SLF001  # or the answer would claim to be of that version
         raise InvalidRequest("HTTP/1.1 is spoken here")
     if request.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
         raise InvalidRequest("the only Transfer-Encoding that is understood is chunked")
-    if request.version == HttpVersion11 and request.headers.get("Expect", "100-continue").lower() != "100-continue":
-        raise InvalidRequest("the only Expect that is understood is 100-continue")
+    if not _HOST.fullmatch(request.headers.get("Host", "")):
+        raise InvalidRequest("the Host is neither a name nor an address, with or without a port")

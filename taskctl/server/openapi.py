@@ -110,7 +110,18 @@ _HEADERS: Final[Mapping[str, Part]] = {
     "Preference-Applied": {"description": "The preferences that were followed.", "schema": _TEXT},
     "Cache-Status": {"description": "Which memory the answer is from, if from one (RFC 9211).", "schema": _TEXT},
     "Server-Timing": {"description": "Where the time went, in milliseconds.", "schema": _TEXT},
+    "Cache-Control": {"description": "A copy may be kept, but not used without asking; of a problem, none.", "schema": _TEXT},
+    "Vary": {"description": "The header of the request that the answer depends on.", "schema": _TEXT},
+    "X-Content-Type-Options": {"description": "The type is what `Content-Type` says.", "schema": {"const": "nosniff"}},
+    "Content-Security-Policy": {"description": "What a browser may load with it.", "schema": _TEXT},
+    "Referrer-Policy": {"description": "That no other site is told.", "schema": _TEXT},
+    "Accept": {"description": "The types of which one was expected.", "schema": _TEXT},
+    "Accept-Patch": {"description": "The types of which one was expected.", "schema": _TEXT},
+    "Accept-Encoding": {"description": "The Content-Encoding that was expected: none.", "schema": _TEXT},
 }
+
+
+_ON_ALL: Final = ("X-Request-Id", "Server-Timing", "X-Content-Type-Options")
 
 
 def _headers(*names: str) -> Part:
@@ -141,8 +152,11 @@ def _example(name: str) -> Part:
     return {"$ref": f"#/components/examples/{name}"}
 
 
-def _problems(fails: Iterable[type[TaskctlError]]) -> dict[str, Part]:
-    """Return the answers for these failures: one for a status, with an example for each code that it can stand for."""
+def _problems(fails: Iterable[type[TaskctlError]], *, of_one: bool, reads: bool, patches: bool) -> dict[str, Part]:
+    """Return the answers for these failures: one for a status, with an example for each code that it can stand for.
+
+    of_one: they are of one task, and say how new that is known; reads: also from which memory; patches: a body may be a patch.
+    """
     by_status: dict[int, list[type[TaskctlError]]] = {}
     for failure in fails:
         known = by_status.setdefault(failure.status, [])
@@ -150,11 +164,20 @@ def _problems(fails: Iterable[type[TaskctlError]]) -> dict[str, Part]:
             known.append(failure)
     answers: dict[str, Part] = {}
     for status, classes in sorted(by_status.items()):
-        names = ["X-Request-Id"]
+        names = list(_ON_ALL)
         if any(issubclass(cls, Unavailable) for cls in classes):
             names.append("Retry-After")
-        if status == 412:
+        if status in (404, 409, 412) and of_one:
+            names.append("X-Taskctl-Seq")
+        if status == 404 and of_one and reads:
+            names.append("Cache-Status")
+        if status == 412 and of_one:
             names.append("ETag")
+        if status == 415:
+            names += ["Accept", "Accept-Encoding", *(["Accept-Patch"] if patches else [])]
+        if status == 431:  # whoever says so has not read the request
+            names.remove("Server-Timing")
+        names.append("Cache-Control")
         answers[str(status)] = {
             "description": "; ".join(f"{cls.title} (`{cls.code}`)" for cls in classes),
             "headers": _headers(*names),
@@ -181,17 +204,18 @@ def operation(
     writes: bool = False,
     fails: Iterable[type[TaskctlError]] = (),
     head: str | None = None,
+    of_many: bool = False,
 ) -> Callable[[Described], Described]:
     """Return a decorator that notes what a handler does. Its summary is the first line of the handler's docstring.
 
     parameters, answers, fails: its own ones; those of all operations, of all that write and of all with a body are added.
     body: the name of its body's shape; media: what it may be besides JSON; head: the id of the same operation as HEAD, where
-    that deserves a name.
+    that deserves a name; of_many: its failures are of one of several tasks.
     """
     of_tasks = tag != "server"
     given = [*parameters]
     failures: list[type[TaskctlError]] = [*fails]
-    ours = ["X-Request-Id"]
+    ours = list(_ON_ALL)
     more: Part = {}
     if writes:
         given += [_DRY_RUN, _KEY]
@@ -202,18 +226,19 @@ def operation(
         more["requestBody"] = {"required": True, "content": _json(body, *media)}
     if of_tasks:
         given.append(_SEQ)
-        failures = [InvalidRequest, *failures, Unavailable, Overloaded, SchemaOutdated, TaskctlError]
-        ours += ["X-Taskctl-Seq", "Server-Timing"]
+        failures += [Unavailable, Overloaded, SchemaOutdated, TaskctlError]
+        ours.append("X-Taskctl-Seq")
         if not writes:
             given.append(_CACHE_CONTROL)
-            ours.append("Cache-Status")
+            ours += ["Cache-Control", "Cache-Status"]
+    failures.insert(0, InvalidRequest)
     given.append(_REQUEST_ID)
     failures.append(HeadersTooLarge)
     if any("Prefer" in part["name"] for part in parameters):
         ours.append("Preference-Applied")
     responses = {
         **{str(status): {**part, "headers": {**_headers(*ours), **part["headers"]}} for status, part in answers.items()},
-        **_problems(failures),
+        **_problems(failures, of_one=of_tasks and not of_many, reads=not writes, patches=MERGE_PATCH in media),
         "default": {"$ref": "#/components/responses/Problem"},
     }
 
@@ -263,7 +288,7 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # it has no types
             "Problem",
             {
                 "description": "Any other failure.",
-                "headers": _headers("X-Request-Id"),
+                "headers": _headers("X-Request-Id", "X-Content-Type-Options", "Cache-Control"),
                 "content": {PROBLEM: {"schema": shapes.ref("Problem")}},
             },
         )

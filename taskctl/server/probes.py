@@ -7,7 +7,7 @@ from aiohttp import web
 from taskctl import __version__
 from taskctl.errors import SchemaOutdated, TaskctlError, Unavailable
 from taskctl.server.openapi import TEXT, answer, operation, parameter
-from taskctl.server.requests import STATE, tasks_of
+from taskctl.server.requests import STATE, Parameters, tasks_of
 from taskctl.wire import encode
 
 
@@ -21,8 +21,9 @@ def routes() -> list[web.RouteDef]:
 
 
 @operation("livez", "server", answers={200: answer("It runs.", TEXT)})
-async def livez(_: web.Request) -> web.Response:
+async def livez(request: web.Request) -> web.Response:
     """Say that the process runs. It depends on nothing: a restart would not mend a dependency."""
+    Parameters(request)
     return web.Response(text="ok\n")
 
 
@@ -35,14 +36,16 @@ async def livez(_: web.Request) -> web.Response:
 )
 async def readyz(request: web.Request) -> web.Response:
     """Say whether requests are welcome; `?verbose` names each thing that it depends on."""
+    given = Parameters(request, "verbose")
     if request.app[STATE].draining:
         raise Unavailable("the server is about to stop")
     await tasks_of(request).ready()
-    return web.Response(text="database ok\nok\n" if "verbose" in request.query else "ok\n")
+    return web.Response(text="database ok\nok\n" if given.many("verbose") else "ok\n")
 
 
 @operation("version", "server", answers={200: answer("Its version.", "Version")})
-async def version(_: web.Request) -> web.Response:
+async def version(request: web.Request) -> web.Response:
     """Say which taskctl this is."""
+    Parameters(request)
     body = encode({"version": __version__, "python": platform.python_version()})
     return web.Response(body=body, content_type="application/json")

@@ -54,7 +54,7 @@ async def labels(request: web.Request) -> web.Response:
     return await _answer(request, Labels())
 
 
-@operation("getStats", "workspace", prefer("timezone"), answers={200: answer("Its numbers.", "Stats")})
+@operation("getStats", "workspace", prefer("timezone"), answers={200: answer("Its numbers.", "Stats", "Vary")})
 async def stats(request: web.Request) -> web.Response:
     """Return the workspace in numbers."""
     Parameters(request)
@@ -63,7 +63,10 @@ async def stats(request: web.Request) -> web.Response:
 
 
 @operation(
-    "getCache", "server", answers={200: answer("What is remembered, and how questions went.", "CacheStats")}, fails=[NotFound]
+    "getCache",
+    "server",
+    answers={200: answer("What is remembered, and how questions went.", "CacheStats", "Cache-Control")},
+    fails=[NotFound],
 )
 async def cache(request: web.Request) -> web.Response:
     """Return what this server remembers. Each replica has a memory of its own."""

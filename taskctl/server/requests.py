@@ -4,10 +4,19 @@ import asyncio
 import re
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
+from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 
-from taskctl.errors import InvalidRequest, PayloadTooLarge, RequestTimedOut, TaskNotFound, UnsupportedMediaType
+from taskctl.errors import (
+    ExpectationFailed,
+    InvalidRequest,
+    PayloadTooLarge,
+    RequestTimedOut,
+    TaskctlError,
+    UnsupportedMediaType,
+)
 from taskctl.filters import zone_of
 from taskctl.tasks import IdempotencyKey, Query, Read, TaskService
 from taskctl.wire import digest, encode, strict_json
@@ -34,6 +43,8 @@ STATE: Final = web.AppKey("taskctl.state", State)
 REQUEST_ID: Final = web.RequestKey("taskctl.request_id", str)
 AT: Final = "X-Taskctl-Seq"
 BODY: Final = web.RequestKey("taskctl.body", bytes)
+EXPECTS: Final = web.RequestKey("taskctl.expects", bool)
+"""Whether the client waits for a 100, where the header that says so has been taken away."""
 
 
 def tasks_of(request: web.Request) -> TaskService:
@@ -48,7 +59,7 @@ async def ask(request: web.Request, query: Query[T]) -> Read[T]:
     return await tasks_of(request).ask(query, at=request.headers.get(AT, ""), fresh=fresh)
 
 
-def where_from(read: Read[Any] | TaskNotFound) -> dict[str, str]:
+def where_from(read: Read[Any] | TaskctlError) -> dict[str, str]:
     """Return what the headers say of an answer: how new it is, and which memory it came from (RFC 9211)."""
     headers = {AT: read.at}
     if read.origin is not None:
@@ -70,13 +81,15 @@ the log has not been looked at yet; such answers are not remembered."""
 
 async def json_body(request: web.Request, *more_types: str) -> Any:
     """Return the value of a JSON body. Raises UnsupportedMediaType, PayloadTooLarge, RequestTimedOut, InvalidRequest."""
-    if request.content_type not in ("application/json", *more_types):
-        said = request.headers.get("Content-Type", "nothing")
-        raise UnsupportedMediaType(f"a body of the type application/json was expected, and its Content-Type says {said!r}")
+    if request.content_type not in (types := [*more_types, "application/json"]):
+        said = f"says '{_shown(request.headers['Content-Type'])}'" if "Content-Type" in request.headers else "is missing"
+        expected = f"a body of the type {' or '.join(types)} was expected"
+        raise UnsupportedMediaType(f"{expected}, and its Content-Type {said}", accept=types)
     if "Content-Encoding" in request.headers:
         raise UnsupportedMediaType("a body without a Content-Encoding was expected")
     if request.content_length is not None and request.content_length > BODY_MAX:
         raise PayloadTooLarge(f"the body is larger than {BODY_MAX} bytes")
+    await _go_on(request)
     try:
         async with asyncio.timeout(None if request.content.is_eof() else BODY_SECONDS):
             # An outer application has a limit of its own; ours holds wherever we are mounted.
@@ -86,6 +99,31 @@ async def json_body(request: web.Request, *more_types: str) -> Any:
     except (web.RequestPayloadError, OSError):
         raise InvalidRequest("the body broke off, or where its parts end is unclear") from None
     return strict_json(body)
+
+
+def expects_to_go_on(request: web.BaseRequest) -> bool:
+    """Return whether a client waits for a 100 before it sends the body. Raises ExpectationFailed if it expects something else."""
+    said = request.headers.get("Expect")
+    if said is None or request.version != HttpVersion11:
+        return False
+    if said.lower() != "100-continue":
+        raise ExpectationFailed("the only Expect that is understood is 100-continue")
+    return True
+
+
+async def _go_on(request: web.Request) -> None:
+    """Send the 100 to who waits for it: now, when nothing in the headers speaks against the body."""
+    if request.get(EXPECTS, False) or expects_to_go_on(request):
+        request[EXPECTS] = False
+        if not request.content.is_eof():
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # the answer has not begun
+            await request.writer.drain()
+
+
+def _shown(text: str) -> str:
+    """Return a header's value as it can be shown, whatever bytes are in it."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def idempotency_key(request: web.Request) -> IdempotencyKey | None:
@@ -106,10 +144,33 @@ def idempotency_key(request: web.Request) -> IdempotencyKey | None:
     return IdempotencyKey(name, digest(encode(parts)))
 
 
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+def _require_escapes(raw: str) -> None:
+    """Raise InvalidRequest if something in a query string is not percent-encoded UTF-8; it would be read as something else."""
+    for part in raw.split("&") if "%" in raw else ():
+        name, _, value = part.partition("=")
+        known = _unescaped(name)
+        if known is None:
+            raise InvalidRequest("the name of a parameter is not percent-encoded UTF-8")
+        if _unescaped(value) is None:
+            raise InvalidRequest(f"the value of {known!r:.100} is not percent-encoded UTF-8", parameter=known)
+
+
+def _unescaped(text: str) -> str | None:
+    """Return a text without its percent-encoding, None if it is not well encoded."""
+    try:
+        return None if _BROKEN_ESCAPE.search(text) else unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        return None
+
+
 class Parameters:
     """The query parameters of a request. One that is not in `allowed` is refused, so that a slip never goes unnoticed."""
 
     def __init__(self, request: web.Request, *allowed: str) -> None:
+        _require_escapes(request.rel_url.raw_query_string)
         self._query = request.query
         for name in self._query:
             if name not in allowed:
@@ -149,10 +210,10 @@ class Parameters:
         raise InvalidRequest(f"{name} must be true or false", parameter=name)
 
 
-# Possessive and tied to the commas, so that it takes no longer for a header that was made to take long.
-_PREFERENCE = re.compile(
-    r'(?:^|(?<=,))\s*+([!#$%&\'*+.^_`|~0-9A-Za-z-]++)\s*+(?:=\s*+(?:"([^"\\]*+)"|([^",;\s]*+)))?+\s*+(?:;[^,]*+)?+(?:,|$)'
-)
+# Possessive, so that they take no longer for a header that was made to take long. A quoted text may have commas in it.
+_QUOTED = r'"((?:[^"\\]|\\.)*+)"'
+_ELEMENT = re.compile(r'(?:[^",]++|"(?:[^"\\]++|\\.?)*+(?:"|$))++')
+_PREFERENCE = re.compile(rf'\s*+([!#$%&\'*+.^_`|~0-9A-Za-z-]++)\s*+(?:=\s*+(?:{_QUOTED}|([^";\s]*+)))?+\s*+(?:;.*)?+', re.DOTALL)
 
 
 class Preferences:
@@ -160,9 +221,11 @@ class Preferences:
 
     def __init__(self, request: web.Request) -> None:
         self._asked: dict[str, str] = {}
-        said = request.headers.getall("Prefer", ())
-        for found in _PREFERENCE.finditer(", ".join(said)) if said else ():
-            self._asked.setdefault(found[1].lower(), found[2] or found[3] or "")
+        for said in request.headers.getall("Prefer", ()):
+            for element in _ELEMENT.findall(said):
+                if found := _PREFERENCE.fullmatch(element):
+                    value = re.sub(r"\\(.)", r"\1", found[2]) if found[2] else found[3] or ""
+                    self._asked.setdefault(found[1].lower(), value)
         self.applied: list[str] = []
 
     @property
@@ -184,8 +247,8 @@ class Preferences:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer says of the preferences that it follows."""
-        return {"Preference-Applied": ", ".join(self.applied)} if self.applied else {}
+        """What the answer says of the preferences that it follows, and that it depends on them."""
+        return {"Vary": "Prefer", **({"Preference-Applied": ", ".join(self.applied)} if self.applied else {})}
 
 
 _TAG = re.compile(r'[ \t,]*((?:W/)?"[^"]*"|\*)[ \t]*(?:,|$)')
@@ -202,6 +265,8 @@ def versions(request: web.Request, header: str) -> list[str] | None:
             raise InvalidRequest(f'{header} takes entity tags, with their quotes, as "3", or *')
         tags.append(found[1])
         text = text[found.end() :].strip(" \t,")
+    if "*" in tags and len(tags) > 1:
+        raise InvalidRequest(f"{header} takes either entity tags or *, not both")
     return tags
 
 

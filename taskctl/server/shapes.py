@@ -17,6 +17,7 @@ from taskctl import fields
 from taskctl.errors import (
     Conflict,
     CursorExpired,
+    ExpectationFailed,
     FieldError,
     HeadersTooLarge,
     IdempotencyMismatch,
@@ -24,6 +25,7 @@ from taskctl.errors import (
     InvalidRequest,
     InvalidTask,
     MethodNotAllowed,
+    MethodUnknown,
     NotFound,
     OutcomeUnknown,
     Overloaded,
@@ -36,12 +38,14 @@ from taskctl.errors import (
     TaskNotFound,
     Unavailable,
     UnsupportedMediaType,
+    UriTooLong,
 )
-from taskctl.filters import LENGTH_MAX, TERMS_MAX
 from taskctl.tasks import (
     BATCH_MAX,
+    LENGTH_MAX,
     READ_ONLY,
     SORTS,
+    TERMS_MAX,
     WRITABLE,
     CacheStats,
     Change,
@@ -93,6 +97,9 @@ REF: Final[Schema] = {"anyOf": [_ID, _UID]}
 """What names a task: its id, or its uid."""
 
 _LABEL: Final = _line(fields.LABEL_MAX, about="One line.")
+_PROJECT: Final = _line(
+    fields.PROJECT_MAX, without=".", joined=r"\.", about="A path with dots: a filter on `work` takes in `work.api`."
+)
 
 
 def _or_null(schema: Schema) -> Schema:
@@ -119,9 +126,7 @@ _MEMBERS: Final[Mapping[str, Schema]] = {
     },
     "status": ref("Status"),
     "priority": ref("Priority"),
-    "project": _or_null(
-        _line(fields.PROJECT_MAX, without=".", joined=r"\.", about="A path with dots: a filter on `work` takes in `work.api`.")
-    ),
+    "project": _or_null(_PROJECT),
     "labels": {
         "type": "array",
         "items": _LABEL,
@@ -244,8 +249,9 @@ def _requests() -> dict[str, Schema]:
 
 
 _IF_VERSION: Final[Schema] = {
-    "type": ["integer", "null"],
-    "description": "The version that the task must be at, as with `If-Match`.",
+    "type": ["integer", "array", "null"],
+    "items": {"type": "integer"},
+    "description": "The version that the task must be at, or several of which it must be at one, as with `If-Match`.",
 }
 
 
@@ -269,16 +275,14 @@ WHEN: Final[Schema] = {
         },
     ]
 }
-_ANY: Final[Schema] = {"type": "string", "pattern": "^[^\\u0000]*$"}
-
 WORDS: Final[Schema] = {"type": "string", "maxLength": LENGTH_MAX, "format": "taskctl-words"}
 FILTER: Final[Schema] = {"type": "string", "maxLength": LENGTH_MAX, "format": "taskctl-filter"}
 """No pattern says what is a filter, or has a letter in it; the formats are ours, and only name it."""
 
 MATCHES: Final[Mapping[str, Schema]] = {
     "status": {"type": "array", "items": ref("Status"), "maxItems": TERMS_MAX},
-    "label": {"type": "array", "items": _ANY, "maxItems": TERMS_MAX},
-    "project": {"type": "array", "items": _ANY, "maxItems": TERMS_MAX},
+    "label": {"type": "array", "items": _LABEL, "maxItems": TERMS_MAX},
+    "project": {"type": "array", "items": _PROJECT, "maxItems": TERMS_MAX},
     "priority": {"type": "array", "items": ref("Priority"), "maxItems": TERMS_MAX},
 }
 """Query parameters that may be repeated."""
@@ -298,9 +302,14 @@ _FAILURES: Final[tuple[TaskctlError, ...]] = (
     InvalidRequest("limit must be a whole number from 1 to 200", parameter="limit"),
     InvalidFilter("at position 7: a value was expected, but the filter ends", position=7, expected="a value"),
     PayloadTooLarge("the body is larger than 1048576 bytes"),
-    UnsupportedMediaType("a body of the type application/json was expected, and its Content-Type says 'text/plain'"),
+    UnsupportedMediaType(
+        "a body of the type application/json was expected, and its Content-Type says 'text/plain'", accept=["application/json"]
+    ),
     RequestTimedOut("the body did not arrive within 10 seconds"),
-    HeadersTooLarge("a header is longer than the server reads"),
+    UriTooLong("an address may have 65536 bytes"),
+    ExpectationFailed("the only Expect that is understood is 100-continue"),
+    HeadersTooLarge("a header may have 8192 bytes, and a request 100 headers"),
+    MethodUnknown("there is no such method here; /docs shows what there is"),
     IdempotencyMismatch("the idempotency key was used for another request"),
     NotFound("there is nothing at this address"),
     TaskNotFound("there is no task 7", id=7),
@@ -323,6 +332,9 @@ def problems() -> dict[str, Schema]:
     return {failure.code: {"summary": failure.title, "value": problem(failure, request_id=_REQUEST_ID)} for failure in _FAILURES}
 
 
+_POINTER: Final = (
+    "Where it stands in the body. In a result of a batch: where in that operation's task or patch, or in the operation itself."
+)
 _PROBLEM: Final[Schema] = {
     "type": "object",
     "description": "What went wrong (RFC 9457). Its other members depend on the code.",
@@ -340,7 +352,7 @@ _PROBLEM: Final[Schema] = {
             "items": {
                 "type": "object",
                 "properties": {
-                    "pointer": {"type": "string", "format": "json-pointer", "description": "Where it stands in the body."},
+                    "pointer": {"type": "string", "format": "json-pointer", "description": _POINTER},
                     "code": {"type": "string"},
                     "detail": {"type": "string"},
                 },
@@ -350,6 +362,13 @@ _PROBLEM: Final[Schema] = {
         "parameter": {"type": "string", "description": "`invalid_request`: the parameter at fault."},
         "position": {"type": "integer", "minimum": 0, "description": "`invalid_filter`: where, in characters from 0."},
         "expected": {"type": "string", "description": "`invalid_filter`: what would have fitted there."},
+        "id": {"type": ["integer", "string"], "description": "`task_not_found`, `stale_task`, `conflict`: the task's id or uid."},
+        "epoch": {"type": "string", "description": "`cursor_expired`: the log that there is."},
+        "accept": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "`unsupported_media_type`: the types that are read.",
+        },
         "index": {"type": "integer", "minimum": 0, "description": "The operation of the batch that failed."},
         "current_version": {**_ID, "description": "`stale_task`: the version of now."},
         "current_status": {"type": "string", "description": "`conflict`: the status of now."},

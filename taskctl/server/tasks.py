@@ -8,7 +8,7 @@ from aiohttp import web
 
 from taskctl import fields
 from taskctl.errors import Conflict, InvalidFilter, InvalidRequest, StaleTask, TaskctlError, TaskNotFound
-from taskctl.filters import TERMS_MAX, parse_filter, parse_words, when, zone_of
+from taskctl.filters import parse_filter, parse_words, when, zone_of
 from taskctl.server import shapes
 from taskctl.server.openapi import CURSOR, ID, IF_MATCH, IF_NONE_MATCH, MERGE_PATCH, answer, operation, parameter, prefer, whole
 from taskctl.server.requests import (
@@ -25,6 +25,7 @@ from taskctl.server.requests import (
 )
 from taskctl.tasks import (
     PAGE_DEFAULT,
+    TERMS_MAX,
     Add,
     And,
     Changeset,
@@ -43,16 +44,18 @@ from taskctl.tasks import (
     Task,
     TaskQuery,
     Written,
+    require_version,
 )
 from taskctl.wire import changeset, edit, encode, encode_written, etag, new_task, parse_ref
 
 PAGE_MAX = 200
 _LIMIT = whole("limit", 1, PAGE_MAX, PAGE_DEFAULT, "How many at most.")
+_TOGETHER = f"All parameters together, `status` apart, have at most {TERMS_MAX} terms and values."
 _NOT_CHANGED = answer("The client has this version.", None, "ETag")
 _TASK = answer("The task.", "Task", "ETag")
 _EDITED = {
-    200: answer("The task as it is now; with `dry_run`, as it would be.", "Task", "ETag"),
-    204: answer("The same with `Prefer: return=minimal`.", None, "ETag"),
+    200: answer("The task as it is now; with `dry_run`, as it would be, and without an ETag.", "Task", "ETag", "Vary"),
+    204: answer("The same with `Prefer: return=minimal`.", None, "ETag", "Vary"),
 }
 
 
@@ -73,7 +76,7 @@ def routes() -> list[web.RouteDef]:
 @operation(
     "listTasks",
     "tasks",
-    *(parameter(name, schema, "Any of these; may be repeated.") for name, schema in shapes.MATCHES.items()),
+    *(parameter(name, schema, f"Any of these; may be repeated. {_TOGETHER}") for name, schema in shapes.MATCHES.items()),
     parameter("due_before", shapes.WHEN, "Due before this; as in a filter, it may also be `tomorrow`, `fri` or `+3d`."),
     parameter("due_after", shapes.WHEN, "Due after this."),
     parameter("overdue", {"type": "boolean"}, "Open and past its due, or not."),
@@ -83,7 +86,7 @@ def routes() -> list[web.RouteDef]:
     _LIMIT,
     CURSOR,
     prefer("count", "timezone"),
-    answers={200: answer("A page.", "TaskPage", "Link")},
+    answers={200: answer("A page.", "TaskPage", "Link", "Vary")},
     fails=[InvalidFilter],
 )
 async def list_tasks(request: web.Request) -> web.Response:
@@ -119,7 +122,10 @@ def _condition(given: Parameters, zone: str) -> Condition | None:
                 several = "; repeat the parameter for any of several" if "," in value else ""
                 raise InvalidRequest(f"{name} must be one of {', '.join(allowed)}{several}", parameter=name)
         if values:
-            terms.append(Match(name, tuple(values)))  # type: ignore[arg-type]  # one of the four above
+            try:
+                terms.append(Match(name, tuple(dict.fromkeys(values))))  # type: ignore[arg-type]  # one of the four above
+            except InvalidRequest as e:
+                raise InvalidRequest(e.detail, parameter=name) from None
     for name, op in (("due_before", "<"), ("due_after", ">")):
         if (text := given.one(name)) is not None:
             try:
@@ -145,10 +151,10 @@ def _condition(given: Parameters, zone: str) -> Condition | None:
         201: answer(
             "It is added; the body is left out with `Prefer: return=minimal`.",
             "Task",
-            *("ETag", "Location"),
+            *("ETag", "Location", "Vary"),
             links=("getTask", "editTask", "replaceTask", "removeTask"),
         ),
-        200: answer("With `dry_run`: the task as it would be.", "Task", "ETag"),
+        200: answer("With `dry_run`: the task as it would be.", "Task"),
     },
     fails=[Conflict],
 )
@@ -164,12 +170,25 @@ async def add(request: web.Request) -> web.Response:
     return _task(request, task, {**headers, "Location": str(location)}, status=201)
 
 
-@operation("getTask", "tasks", ID, IF_NONE_MATCH, head="headTask", answers={200: _TASK, 304: _NOT_CHANGED}, fails=[TaskNotFound])
+@operation(
+    "getTask",
+    "tasks",
+    *(ID, IF_MATCH, IF_NONE_MATCH),
+    head="headTask",
+    answers={200: _TASK, 304: _NOT_CHANGED},
+    fails=[TaskNotFound, StaleTask],
+)
 async def show(request: web.Request) -> web.Response:
     """Return a task, or 304 if the client has this version."""
     Parameters(request)
     read = await ask(request, GetTask(_ref(request)))
     headers = {"ETag": etag(read.version), **where_from(read)}
+    if (wanted := _fitting(request)) is not None:
+        try:
+            require_version(read.value, wanted)
+        except StaleTask as e:
+            e.at = read.at
+            raise
     seen = versions(request, "If-None-Match")
     if seen is not None and any(one == "*" or one.removeprefix("W/") == headers["ETag"] for one in seen):
         return web.Response(status=304, headers=headers)
@@ -251,6 +270,7 @@ async def history(request: web.Request) -> web.Response:
     body="Batch",
     writes=True,
     answers={200: answer("What became of each operation.", "BatchAnswer")},
+    of_many=True,
     fails=[TaskNotFound, Conflict, StaleTask],
 )
 async def batch(request: web.Request) -> web.Response:
@@ -269,7 +289,10 @@ def _no_condition(request: web.Request) -> None:
 
 
 def _ref(request: web.Request) -> Ref:
-    return parse_ref(request.match_info["id"])
+    try:
+        return parse_ref(request.match_info["id"])
+    except InvalidRequest as e:
+        raise InvalidRequest(e.detail, parameter="id") from None
 
 
 def _dry_run(request: web.Request) -> bool:
@@ -280,6 +303,10 @@ def _if_match(request: web.Request) -> tuple[int, ...] | None:
     """Return the versions that the task must be at for the write to happen, None if any will do. None may fit."""
     if "If-None-Match" in request.headers:
         raise InvalidRequest("If-None-Match is for reading; If-Match is the condition of a write")
+    return _fitting(request)
+
+
+def _fitting(request: web.Request) -> tuple[int, ...] | None:
     tags = versions(request, "If-Match")
     if tags is None or tags == ["*"]:  # a task that is not there is a 404 anyway
         return None
@@ -292,6 +319,8 @@ async def _write(request: web.Request, operation: Operation, dry_run: bool) -> t
     written = await tasks_of(request).write(changes, key=idempotency_key(request))
     [result] = written.results
     if isinstance(result, TaskctlError):
+        if isinstance(result, TaskNotFound | Conflict | StaleTask):  # they depend on what is there
+            result.at = written.at
         raise result
     return result, _written(written)
 

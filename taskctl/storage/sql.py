@@ -48,6 +48,7 @@ from taskctl.tasks import (
     TaskService,
     Text,
     Written,
+    no_such_cursor,
     no_task,
 )
 from taskctl.wire import (
@@ -228,7 +229,7 @@ class Questions:
             conditions = [where.in_passing(term, context) for term in terms if term not in texts]
         if start is not None:
             if [type(v) for v in start] != [str if k.sql == "title" else int for k in keys]:
-                raise InvalidRequest("the cursor does not belong to this query; start again without it")
+                raise no_such_cursor()
             conditions.append(where.after(keys, start))
         whole = " AND ".join([where.WORKSPACE, *(f"({sql})" for sql, _ in conditions)])
         params = [*source[1], workspace, *(param for _, more in conditions for param in more)]

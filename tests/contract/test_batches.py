@@ -4,7 +4,22 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from taskctl import Add, Changeset, Conflict, Edit, NewTask, Remove, StaleTask, Task, TaskNotFound, TaskPatch, TaskService
+from taskctl import (
+    Add,
+    Changeset,
+    Conflict,
+    Edit,
+    InvalidRequest,
+    InvalidTask,
+    NewTask,
+    Remove,
+    StaleTask,
+    Task,
+    TaskNotFound,
+    TaskPatch,
+    TaskService,
+)
+from taskctl.errors import FieldError
 from taskctl.tasks import Operation
 from tests.contract.told import Told, failure_of, told
 
@@ -211,3 +226,43 @@ async def test_a_dry_batch_that_would_fail_fails_alike(tasks: TaskService) -> No
     results = (await tasks.write(Changeset(batch, atomic=False, dry_run=True))).results
     assert told(results[1]) == (TaskNotFound, "there is no task 9", {"id": 9})
     assert (await tasks.changes()).next == 1
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_a_read_only_member_that_differs_is_pointed_at(tasks: TaskService, atomic: bool) -> None:
+    await tasks.add(NewTask(title="a"))
+    edit = Edit(1, TaskPatch(title="c"), None, {"uid": "x", "id": 1, "created_at": None})
+    operations: tuple[Operation, ...] = (*adding("b"), edit)
+    detail = "; ".join(f"{name} cannot be set, and is not as it is in the task" for name in ("created_at", "uid"))
+
+    def pointing(place: str) -> tuple[FieldError, ...]:
+        both = zip(("created_at", "uid"), detail.split("; "), strict=True)
+        return tuple(FieldError(f"{place}/{name}", "read_only", words) for name, words in both)
+
+    if atomic:
+        failure = await failure_of(tasks.write(Changeset(operations)))
+        assert failure == (InvalidTask, detail, {"index": 1, "errors": pointing("/operations/1/patch")})
+    else:
+        failed = (await tasks.write(Changeset(operations, atomic=False))).results[1]
+        assert told(failed) == (InvalidTask, detail, {"errors": pointing("")})
+
+
+@pytest.mark.parametrize(("versions", "fits"), [((1, 2), False), ((3, 1, 2), True), ((), False), ((3,), True)])
+async def test_a_condition_may_name_several_versions(tasks: TaskService, versions: tuple[int, ...], fits: bool) -> None:
+    await tasks.add(NewTask(title="a"))
+    for title in ("b", "c"):
+        await tasks.edit(1, TaskPatch(title=title))
+    for operation in (Edit(1, TaskPatch(title="d"), versions), Remove(1, versions)):
+        call = tasks.write(Changeset((operation,), dry_run=True))
+        if fits:
+            await call
+        else:
+            detail = "task 1 is at version 3, and not at one that fits the condition"
+            assert await failure_of(call) == (StaleTask, detail, {"id": 1, "current_version": 3, "index": 0})
+
+
+@pytest.mark.parametrize("version", [True, "1", 1.0, (1, None), (True,), [1]])
+def test_what_is_no_version_is_refused(version: object) -> None:
+    for make in (lambda: Edit(1, TaskPatch(), version), lambda: Remove(1, version)):  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match="if_version must be a whole number, or several"):
+            make()

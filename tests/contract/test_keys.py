@@ -18,6 +18,7 @@ from taskctl import (
     TaskQuery,
     TaskService,
 )
+from tests.contract.stacks import Stack
 from tests.contract.told import failure_of
 
 KEY = IdempotencyKey("a-key")
@@ -145,3 +146,19 @@ async def test_answers_come_again_whatever_became_of_the_tasks(tasks: TaskServic
     again = await tasks.write(changes, key=KEY)
     assert again.replayed
     assert again.results == first.results
+
+
+async def test_what_a_key_was_asked_for_counts_or_is_refused(tasks: TaskService, stack: Stack) -> None:
+    """A server works it out from the request, so there is no way to tell it: better no write than one under another key."""
+    named = IdempotencyKey("a-key", "what was asked for")
+    if not stack.scopes:
+        failure, detail, _ = await failure_of(tasks.write(adding("a"), key=named))
+        assert (failure, detail) == (
+            InvalidRequest,
+            "over a server a key stands for the request that is sent; leave out what it was asked for",
+        )
+        assert (await tasks.list()).items == ()
+        return
+    await tasks.write(adding("a"), key=named)
+    assert (await tasks.write(adding("b"), key=named)).replayed
+    assert (await failure_of(tasks.write(adding("a"), key=IdempotencyKey("a-key", "another"))))[0] is IdempotencyMismatch

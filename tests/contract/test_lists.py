@@ -1,8 +1,12 @@
 """Lists: which tasks, in which order, page by page."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -14,14 +18,32 @@ from taskctl import (
     NewTask,
     Page,
     Task,
+    TaskctlError,
     TaskPatch,
     TaskQuery,
     TaskService,
+    open_tasks,
     parse_filter,
 )
-from taskctl.filters import LENGTH_MAX
-from taskctl.tasks import Match
-from tests.contract.told import Told, failure_of
+from taskctl.tasks import (
+    DEPTH_MAX,
+    LENGTH_MAX,
+    TERMS_MAX,
+    And,
+    ChangesSince,
+    Compare,
+    Condition,
+    GetStats,
+    GetTask,
+    History,
+    Match,
+    Not,
+    Or,
+    Overdue,
+    Query,
+    Text,
+)
+from tests.contract.told import Told, failure_of, told
 
 Ask = Callable[[str | None, int], Awaitable[Page[Any]]]
 
@@ -297,7 +319,7 @@ async def test_a_page_that_ends_the_list_exactly_has_no_next(tasks: TaskService)
     assert (len(second.items), second.next_cursor) == (2, None)
 
 
-NOT_OF_IT: Told = (InvalidRequest, "the cursor does not belong to this query; start again without it", {})
+NOT_OF_IT: Told = (InvalidRequest, "the cursor does not belong to this query; start again without it", {"parameter": "cursor"})
 
 
 async def test_a_cursor_belongs_to_its_query(tasks: TaskService) -> None:
@@ -354,3 +376,114 @@ async def test_a_filter_may_be_as_long_as_it_may_be(tasks: TaskService) -> None:
     assert [task.id for task in page.items] == [3, 2]
     rest = await tasks.list(TaskQuery(where=parse_filter(f'not "{words}"'), limit=2, cursor=page.next_cursor))
     assert [task.id for task in rest.items] == [1]
+
+
+# ------------------------------------------------------------------------------------- what can be asked, here as over HTTP
+
+
+def days(*fields: str) -> Condition:
+    return And(tuple(Compare(field, "<", date(2030, 1, 1)) for field in fields))  # type: ignore[arg-type]
+
+
+def nested(depth: int) -> Condition:
+    where: Condition = Overdue()
+    for number in range(depth):
+        where = Not(where) if number % 2 else Or((where, Overdue()))
+    return where
+
+
+NO_QUESTIONS: dict[str, tuple[Callable[[], object], str]] = {
+    **{
+        f"zone {zone!r}": (make, "there is no time zone")
+        for zone in ("", "UTC, return=minimal", 'Eur"ope', "UTC\r\nX-Evil: y", "a b", "é", "x" * 101, "\0", None)
+        for make in (lambda zone=zone: TaskQuery(zone=zone), lambda zone=zone: GetStats(zone=zone))
+    },
+    "no status": (lambda: Match("status", ("nope",)), "status must be one of todo, "),
+    "a status of none": (lambda: Match("status", (None,)), "status must be a text"),
+    "no priority": (lambda: Match("priority", ("x",)), "priority must be one of none, "),
+    "no order of priorities": (lambda: Compare("priority", "<", "zz"), "priority must be one of none, "),
+    "no id": (lambda: Match("id", ("x",)), "id cannot be matched with 'x'"),
+    "true as an id": (lambda: Match("id", (True,)), "id cannot be matched with True"),
+    "an id below zero": (lambda: Match("id", (-1,)), "id cannot be matched with -1"),
+    "a large id": (lambda: Match("id", (10**18,)), "id cannot be matched with 1000"),
+    "a label of two lines": (lambda: Match("label", ("a\nb",)), "label must not contain a line break"),
+    "half a character": (lambda: Match("label", ("\ud800",)), "label must not contain a lone surrogate"),
+    "no label": (lambda: Match("label", ("",)), "label must not be empty"),
+    "a long label": (lambda: Match("label", ("x" * 61,)), "label must be at most 60 characters"),
+    "a broken project": (lambda: Match("project", ("a..b",)), "project must not have an empty part"),
+    "a NUL": (lambda: Match("project", ("a\0",)), "no project has a NUL in it"),
+    "a due that is matched": (lambda: Match("due", ("2026-12-01",)), "due cannot be matched"),
+    "another field": (lambda: Match("title", ("a",)), "title cannot be matched"),  # type: ignore[arg-type]
+    "many values": (lambda: Match("label", tuple(map(str, range(TERMS_MAX + 1)))), "label has more than 100 values"),
+    "no date": (lambda: Compare("due", "<", "2026-12-01"), "due cannot be compared with '2026-12-01'"),
+    "a time without its zone": (lambda: Compare("due", "<", datetime(2026, 12, 1)), "due must have a zone"),
+    "another order": (lambda: Compare("title", "<", date(2026, 12, 1)), "title cannot be compared"),  # type: ignore[arg-type]
+    "another comparison": (lambda: Compare("due", "=", date(2026, 12, 1)), "a comparison is one of"),  # type: ignore[arg-type]
+    "no words": (lambda: Text((), prefix=True), "needs a letter or a digit"),
+    "an empty word": (lambda: Text(("a", ""), prefix=True), "needs a letter or a digit"),
+    "a word of nothing": (lambda: Text(("--",), prefix=True), "needs a letter or a digit"),
+    "much text": (lambda: TaskQuery(where=Text(("x" * (LENGTH_MAX + 1),), prefix=True)), "at most 4096 characters as a filter"),
+    "too deep": (lambda: TaskQuery(where=nested(2 * DEPTH_MAX)), "nested at most 32 deep"),
+    "very deep": (lambda: TaskQuery(where=nested(100_000)), "nested at most 32 deep"),
+    "many terms": (lambda: TaskQuery(where=Or((Overdue(),) * (TERMS_MAX + 1))), "at most 100 terms and values"),
+    "many terms beside a status": (
+        lambda: TaskQuery(where=And((Match("status", ("todo",)), Or((Overdue(),) * (TERMS_MAX + 1))))),
+        "at most 100 terms and values",
+    ),
+    "a stranger": (lambda: TaskQuery(where=Not("a")), "where must be a condition"),  # type: ignore[arg-type]
+    "a long cursor": (lambda: TaskQuery(cursor="a" * 100_000), "the cursor does not belong to this query"),
+    "a long cursor of a history": (lambda: History(id=1, cursor="a" * 100_000), "the cursor does not belong to this query"),
+    "a long epoch": (lambda: ChangesSince(epoch="a" * 100_000), "no epoch is longer"),
+    "a long since": (lambda: ChangesSince(since=10**40), "at most 40 digits"),
+    "a long id": (lambda: GetTask(10**40), "at most 40 digits"),
+    "a long id of a history": (lambda: History(id=-(10**40)), "at most 40 digits"),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), NO_QUESTIONS.values(), ids=NO_QUESTIONS)
+def test_what_cannot_be_asked_over_http_cannot_be_asked_here(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(words)):
+        make()
+
+
+QUESTIONS: dict[str, Query[Any]] = {
+    "many ids": TaskQuery(where=Match("id", tuple(range(10**17, 10**17 + TERMS_MAX)))),
+    "many labels": TaskQuery(where=Match("label", tuple(f'"{n}\\' for n in range(TERMS_MAX)))),
+    "many terms": TaskQuery(where=And((Or((Overdue(),) * 50), Not(And((Overdue(),) * 50))))),
+    "many days": TaskQuery(where=Or((days("due", "created_at"), *[And((days("due"), Text(("a",), prefix=True)))] * 40))),
+    "deep": TaskQuery(where=nested(22)),
+    "deep without a parenthesis": TaskQuery(where=Or((And((Not(Overdue()), Or((days("due", "created_at"),)))), Overdue()))),
+    "a status and much else": TaskQuery(where=And((Match("status", ("todo",) * 100), Or((Overdue(),) * TERMS_MAX)))),
+    "a status alone": TaskQuery(where=And((Match("status", ("todo",)),))),
+    "one of one": TaskQuery(where=Or((And((Overdue(),)),))),
+    "words": TaskQuery(where=Text(("x" * LENGTH_MAX,), prefix=True)),
+    "words as they are written": TaskQuery(where=Text(("FOO Bar", "Straße"), prefix=False)),
+    "a label of two characters": TaskQuery(where=Match("label", ("e\u0301",))),
+    "a moment elsewhere": TaskQuery(where=Compare("due", "<", datetime(2030, 1, 1, tzinfo=timezone(timedelta(hours=5))))),
+    "a zone": TaskQuery(zone="America/Argentina/Buenos_Aires"),
+    "another zone": GetStats(zone="Etc/GMT+5"),
+    "no zone": TaskQuery(zone="Mars/Olympus"),
+    "a long cursor": TaskQuery(cursor="a" * 8192),
+    "a long epoch": ChangesSince(epoch="a" * 1000),
+    "an epoch of anything": ChangesSince(epoch="é\0 ,"),
+    "a since that is far away": ChangesSince(since=10**40 - 1),
+    "an id that is far away": GetTask(10**40 - 1),
+}
+
+
+@pytest.mark.parametrize("query", QUESTIONS.values(), ids=QUESTIONS)
+async def test_what_can_be_asked_is_answered_alike(tasks: TaskService, query: Query[Any], tmp_path: Path) -> None:
+    """Not only by the same rules: the very same tasks, numbers, or failure, as from a file here."""
+    outcomes: list[Any] = []
+    async with open_tasks(f"sqlite:///{tmp_path}/here.db") as here:
+        for one in (tasks, here):
+            uid = UUID(int=7)
+            await add_all(one, {"title": "foo bar strasse", "labels": ["é"], "due": "2029-12-31", "uid": uid}, {"title": "a"})
+            try:
+                answer = await one.read(query)
+                ids = [task.id for task in answer.items] if isinstance(answer, Page) else answer
+                outcomes.append(("answer", ids, getattr(answer, "next_cursor", None)))
+            except TaskctlError as e:
+                kind, words, extra = told(e)
+                outcomes.append((kind, words, {**extra, "epoch": None} if "epoch" in extra else extra))
+    assert outcomes[0] == outcomes[1]
