@@ -59,16 +59,6 @@ class FeedPolled(NamedTuple):
     failed: bool
 
 
-class CacheAsked(NamedTuple):
-    """An answer was looked for in memories.
-
-    kind: the question's type; outcome: where it was found, "memory" or "redis", else why it was not.
-    """
-
-    kind: str
-    outcome: str
-
-
 class RedisDone(NamedTuple):
     """A round trip to Redis is over. command: the first one of it; keys: how many keys, or names, it was about.
 
@@ -94,16 +84,7 @@ class RedisBack(NamedTuple):
 
 
 Event: TypeAlias = (
-    RequestDone
-    | StatementDone
-    | BatchCommitted
-    | DatabaseAway
-    | DatabaseBack
-    | FeedPolled
-    | CacheAsked
-    | RedisDone
-    | RedisAway
-    | RedisBack
+    RequestDone | StatementDone | BatchCommitted | DatabaseAway | DatabaseBack | FeedPolled | RedisDone | RedisAway | RedisBack
 )
 Observer: TypeAlias = Callable[[Event], None]
 

@@ -222,6 +222,8 @@ def _same(name: str, value: object, own: object) -> bool:
 
 def require_ref(id: object, digits: int = 4000) -> None:
     """Raise InvalidRequest for what names no task. Numbers end somewhere, because each has to be written."""
+    if type(id) is int and -(2**63) <= id < 2**63:
+        return
     if not isinstance(id, int | UUID) or isinstance(id, bool):
         raise InvalidRequest(f"a task is named by its id, a number, or by its uid, a UUID, not by {id!r}")
     if isinstance(id, int) and abs(id) >= 10**digits:

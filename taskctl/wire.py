@@ -273,9 +273,12 @@ def _ref(raw: object) -> Ref:
     raise InvalidRequest("an id must be a number or a uid")
 
 
+_NUMBER = re.compile("-?[0-9]{1,40}")
+
+
 def parse_ref(text: str) -> Ref:
     """Return the id or the uid that a text names. Raises InvalidRequest."""
-    if re.fullmatch("-?[0-9]{1,40}", text):
+    if _NUMBER.fullmatch(text):
         return int(text)
     try:
         ref = fields.uid(text)

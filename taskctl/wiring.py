@@ -130,7 +130,7 @@ async def _cache(log: Log, file: File | None, settings: Settings, observer: Obse
 
             lease = stack.enter_context(closing(Unmoved(file)))
         memory = Memory(settings.cache_bytes)
-        cache = Cache(memory, shared, singles=settings.redis_tasks, observer=observer)
+        cache = Cache(memory, shared, singles=settings.redis_tasks)
         feed = Feed(log, lease, every=None if file is not None else POLL_SECONDS, observer=observer, lost=memory.clear)
 
         def told(workspace: str, steps: Sequence[Step]) -> None:

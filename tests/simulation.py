@@ -11,6 +11,7 @@ Every answer is held against the log: it must be the one that the database would
 import asyncio
 import random
 import selectors
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from taskctl.cache.memory import Memory
 from taskctl.cache.tasks import Cache, CachedTasks
 from taskctl.errors import TaskctlError, TaskNotFound, Unavailable
 from taskctl.filters import is_after, matches, place
-from taskctl.observe import Event
+from taskctl.observe import ignore
 from taskctl.tasks import (
     Add,
     Changeset,
@@ -393,9 +394,9 @@ class Replica:
         self.acknowledged: list[int] = []  # the entries that this process has told somebody of
         self._tasks: set[asyncio.Task[Any]] = set()
         memory = Memory(world.memory_bytes)
-        self.cache = Cache(memory, SharedHandle(self), singles=True, observer=world.observe)
+        self.cache = Cache(memory, SharedHandle(self), singles=True)
         self.feed = Feed(
-            _Log(self), Moments(asyncio.get_running_loop().time), every=POLL_SECONDS, observer=world.observe, lost=memory.clear
+            _Log(self), Moments(asyncio.get_running_loop().time), every=POLL_SECONDS, observer=ignore, lost=memory.clear
         )
         self.tasks = CachedTasks(_Inner(self), WORKSPACE, self.feed, self.cache)
         self.listener = self.feed.wake
@@ -458,12 +459,8 @@ class World:
         self.wrong: list[str] = []
         self.reads = 0
         self.failed_over = -LEASE_SECONDS - 1
-        self.outcomes: dict[str, int] = {}
+        self.gone: list[Replica] = []
         self.replicas = [Replica(self, index) for index in range(replicas)]
-
-    def observe(self, event: Event) -> None:
-        name = type(event).__name__ + getattr(event, "outcome", "")
-        self.outcomes[name] = self.outcomes.get(name, 0) + 1
 
     def required(self, session: Session | None) -> int:
         """Return up to which entry an answer must know the log if it is asked for now."""
@@ -492,9 +489,9 @@ class World:
                 return
             try:
                 read = await replica.tasks.ask(query, at=at)
-                value, told, origin = read.value, read.at, read.origin
+                value, told, origin = read.value, read.at, str(read.origin)
             except TaskNotFound as e:
-                value, told, origin = None, e.at, e.origin
+                value, told, origin = None, e.at, str(e.origin)
         except (Unavailable, Gone):
             return
         self.reads += 1
@@ -532,8 +529,14 @@ class World:
             if session is not None:
                 session.at = newer(session.at, written.at)
 
+    @property
+    def asked(self) -> Counter[str]:
+        """Where answers came from, or why not from memory."""
+        return sum((replica.cache.asked for replica in [*self.replicas, *self.gone]), Counter[str]())
+
     async def restart(self, index: int) -> None:
         old = self.replicas[index]
+        self.gone.append(old)
         self.replicas[index] = Replica(self, index)
         await old.close()
 

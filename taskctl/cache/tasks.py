@@ -2,13 +2,13 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any, Generic, Protocol, Self, cast
 
 from taskctl.cache.feed import Feed, Following
 from taskctl.cache.memory import Kept, Memory, rememberable
 from taskctl.errors import Conflict, StaleTask, TaskctlError, TaskNotFound
-from taskctl.observe import CacheAsked, Observer
 from taskctl.tasks import (
     CacheStats,
     Change,
@@ -62,12 +62,11 @@ class Cache:
     asking that instead is as quick.
     """
 
-    def __init__(self, memory: Memory, shared: Shared | None, *, singles: bool, observer: Observer) -> None:
+    def __init__(self, memory: Memory, shared: Shared | None, *, singles: bool) -> None:
         self.memory = memory
         self.shared = shared
         self.singles = singles
-        self.observer = observer
-        self.asked: dict[str, int] = {}
+        self.asked: Counter[str] = Counter()  # plain numbers: this is the path that is to be quick
         self.flights: dict[Hashable, asyncio.Future[None]] = {}
 
     def written(self, workspace: str, steps: Sequence[Step], following: Following | None) -> None:
@@ -87,11 +86,6 @@ class Cache:
         if self.shared is not None and (self.singles or type(kept.query) is not GetTask):
             key = _shared_key(following, workspace, kept.query)
             self.shared.put(key, kept.seq, f"{kept.born:0{BORN_DIGITS}}".encode() + kept.body)
-
-    def note(self, query: Query[Any], outcome: str) -> None:
-        """Count how a question went, and tell the observer."""
-        self.asked[outcome] = self.asked.get(outcome, 0) + 1
-        self.observer(CacheAsked(type(query).__name__, outcome))
 
     def stats(self) -> CacheStats:
         """Return what is remembered, and how often that was of use."""
@@ -218,7 +212,7 @@ class CachedTasks(TaskService, Remembering):
 
     async def _passed_on(self, query: Query[T], following: Following | None, why: str, at: str) -> Read[T]:
         """Have the database answer, and remember that."""
-        self._cache.note(query, why)
+        self._cache.asked[why] += 1
         try:
             read = await self._inner.ask(query, at=at, fresh=why == "bypass")
         except TaskNotFound as e:
@@ -244,7 +238,7 @@ class CachedTasks(TaskService, Remembering):
             self._cache.share(following, self._workspace, kept)
 
     def _hit(self, kept: Kept, following: Following, tier: str) -> Read[Any]:
-        self._cache.note(kept.query, tier)
+        self._cache.asked[tier] += 1
         at = place_in_log(following.epoch, max(following.applied, kept.seq))
         if not kept.body:
             failure = no_task(cast("Ref", cast(Any, kept.query).id), at)

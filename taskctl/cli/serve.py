@@ -1,7 +1,10 @@
 """`taskctl serve`: the API."""
 
+from __future__ import annotations
+
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +12,9 @@ from taskctl import wiring
 from taskctl.cli.call import Call, command, let_go
 from taskctl.errors import UsageError
 from taskctl.observe import DatabaseAway, DatabaseBack, Event, RedisAway, RedisBack, RequestDone
+
+if TYPE_CHECKING:
+    import asyncio
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -82,5 +88,15 @@ def serve(
         database = wiring.shown_database(call.settings)
         call.say(f"taskctl serves {database} at {url}/api/v1; ctrl-C stops it")
 
-    if asyncio.run(wiring.serve(call.settings, observer=observe, started=started)):
-        raise KeyboardInterrupt
+    with asyncio.Runner(loop_factory=_quick_loop()) as runner:
+        if runner.run(wiring.serve(call.settings, observer=observe, started=started)):
+            raise KeyboardInterrupt
+
+
+def _quick_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes an event loop that spends less on each request than asyncio's own, where there is one."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # not on Windows
+        return None
+    return new_event_loop

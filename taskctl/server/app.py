@@ -88,12 +88,10 @@ def _every_request(observer: Observer) -> Middleware:
         seconds = time.perf_counter() - started
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else ""
-        response.headers.update(_ON_ALL)
-        response.headers["X-Request-Id"] = request_id
-        response.headers["Server-Timing"] = f"total;dur={seconds * 1000:.2f}"
-        if request.method in ("GET", "HEAD") and "/api/v1/" in route:
-            # It may be kept, but not used without asking whether it is still so.
-            response.headers.setdefault("Cache-Control", "no-cache")
+        headers = {**_ON_ALL, "X-Request-Id": request_id, "Server-Timing": f"total;dur={seconds * 1000:.2f}"}
+        if response.status < 400 and request.method in ("GET", "HEAD") and "/api/v1/" in route:
+            headers["Cache-Control"] = "no-cache"  # it may be kept, but not used without asking whether it is still so
+        response.headers.update(headers)
         if request.app[STATE].draining:
             response.force_close()
         observer(RequestDone(request.method, request.rel_url.raw_path, route, response.status, seconds, request_id))

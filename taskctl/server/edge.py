@@ -133,7 +133,7 @@ class Connection(web.RequestHandler):
             or (length is not None and length > BODY_MAX)
             or (length is None and not request.content.is_eof())
             # Who has waited for a 100 in vain does not send the body; what follows may be taken for it.
-            or (request.get(EXPECTS, False) and not request.content.is_eof())
+            or (not request.content.is_eof() and request.get(EXPECTS, False))
             or (self._half_closed and not self._messages)
         ):
             self._hangs_up = True

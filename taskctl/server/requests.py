@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
+from multidict import MultiDict, MultiDictProxy, MultiMapping
 
 from taskctl.errors import (
     ExpectationFailed,
@@ -90,10 +91,17 @@ async def json_body(request: web.Request, *more_types: str) -> Any:
     if request.content_length is not None and request.content_length > BODY_MAX:
         raise PayloadTooLarge(f"the body is larger than {BODY_MAX} bytes")
     await _go_on(request)
+    content = request.content
     try:
-        async with asyncio.timeout(None if request.content.is_eof() else BODY_SECONDS):
-            # An outer application has a limit of its own; ours holds wherever we are mounted.
-            body = request[BODY] = await request.clone(client_max_size=BODY_MAX).read()
+        if content.is_eof():  # as nearly always: it has come with the headers
+            body = content.read_nowait()
+            if len(body) > BODY_MAX:
+                raise PayloadTooLarge(f"the body is larger than {BODY_MAX} bytes")
+        else:
+            async with asyncio.timeout(BODY_SECONDS):
+                # An outer application has a limit of its own; ours holds wherever we are mounted.
+                body = await request.clone(client_max_size=BODY_MAX).read()
+        request[BODY] = body
     except TimeoutError:
         raise RequestTimedOut(f"the body has not arrived within {BODY_SECONDS:g} seconds") from None
     except (web.RequestPayloadError, OSError):
@@ -166,11 +174,17 @@ def _unescaped(text: str) -> str | None:
         return None
 
 
+_NO_QUERY: Final = MultiDictProxy(MultiDict[str]())
+
+
 class Parameters:
     """The query parameters of a request. One that is not in `allowed` is refused, so that a slip never goes unnoticed."""
 
     def __init__(self, request: web.Request, *allowed: str) -> None:
-        _require_escapes(request.rel_url.raw_query_string)
+        if not (raw := request.rel_url.raw_query_string):
+            self._query: MultiMapping[str] = _NO_QUERY
+            return
+        _require_escapes(raw)
         self._query = request.query
         for name in self._query:
             if name not in allowed:

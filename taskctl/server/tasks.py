@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
+from yarl import URL
 
 from taskctl import fields
 from taskctl.errors import Conflict, InvalidFilter, InvalidRequest, StaleTask, TaskctlError, TaskNotFound
@@ -64,7 +65,7 @@ def routes() -> list[web.RouteDef]:
     return [
         web.get("/api/v1/tasks", list_tasks),
         web.post("/api/v1/tasks", add),
-        web.get("/api/v1/tasks/{id}", show, name="task"),
+        web.get("/api/v1/tasks/{id}", show),
         web.put("/api/v1/tasks/{id}", put),
         web.patch("/api/v1/tasks/{id}", patch),
         web.delete("/api/v1/tasks/{id}", remove),
@@ -134,8 +135,10 @@ def _condition(given: Parameters, zone: str) -> Condition | None:
                 raise InvalidRequest(f"{name}: {e}", parameter=name) from None
     if (overdue := given.flag("overdue")) is not None:
         terms.append(Overdue() if overdue else Not(Overdue()))
-    said = (parse_words(given.one("q") or ""), parse_filter(given.one("filter") or "", zone=zone, now=now()))
-    terms += [condition for condition in said if condition is not None]
+    if (words := given.one("q")) and (condition := parse_words(words)) is not None:
+        terms.append(condition)
+    if (text := given.one("filter")) and (condition := parse_filter(text, zone=zone, now=now())) is not None:
+        terms.append(condition)
     if len(terms) < 2:
         return terms[0] if terms else None
     return And(tuple(terms))
@@ -166,8 +169,7 @@ async def add(request: web.Request) -> web.Response:
     assert task is not None
     if dry_run:
         return _task(request, task, headers, dry_run=True)
-    location = request.app.router["task"].url_for(id=str(task.id))
-    return _task(request, task, {**headers, "Location": str(location)}, status=201)
+    return _task(request, task, {**headers, "Location": f"{request.rel_url.raw_path}/{task.id}"}, status=201)
 
 
 @operation(
@@ -345,8 +347,15 @@ def _task(
     return web.Response(body=encode(task), status=status, content_type="application/json", headers=headers)
 
 
+def _next(url: URL, cursor: str) -> str:
+    """Return the address of the next page."""
+    if "cursor=" in url.raw_query_string:
+        return str(url.update_query(cursor=cursor))
+    return f"{url.raw_path}?{url.raw_query_string}{'&' if url.raw_query_string else ''}cursor={cursor}"
+
+
 def _page(request: web.Request, read: Read[Page[Any]], headers: Mapping[str, str]) -> web.Response:
     headers = {**where_from(read), **headers}
     if (cursor := read.next_cursor) is not None:
-        headers["Link"] = f'<{request.rel_url.update_query(cursor=cursor)}>; rel="next"'
+        headers["Link"] = f'<{_next(request.rel_url, cursor)}>; rel="next"'
     return web.Response(body=read.encoded, content_type="application/json", headers=headers)
