@@ -6,6 +6,7 @@ and is held to have the same plan with it as without.
 """
 
 import asyncio
+import functools
 import json
 import sqlite3
 import sys
@@ -276,6 +277,7 @@ async def _measured(url: str, kind: type[CountingPostgres | CountingSqlite]) -> 
         await counting.close()
 
 
+@functools.cache
 def measure(database: str) -> dict[Shape, Reads]:
     """Fill a database, and return how many rows every shape reads there."""
     if database == "postgres":
