@@ -14,7 +14,7 @@ run: $(VENV)/run.stamp ## Serve the API on 127.0.0.1:8080, on the SQLite file of
 	$(BIN)/taskctl serve || test $$? -eq 130 # ctrl-C is how it is meant to end
 
 test: $(VENV)/dev.stamp $(VENV)/tools.stamp ## Run the test suite
-	$(BIN)/python -m pytest -n 4 --dist loadgroup
+	$(BIN)/python -m pytest -n 3
 
 test-faults: $(VENV)/dev.stamp ## Run the slow tests that kill and stop real processes
 	$(BIN)/python -m pytest -m faults

@@ -6,8 +6,9 @@ and is held to have the same plan with it as without.
 """
 
 import asyncio
-import functools
+import fcntl
 import json
+import os
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,8 +28,6 @@ from taskctl.storage.sql import Questions
 from taskctl.storage.sqlite import InlineSqlite
 from taskctl.wiring import _file, _postgres, upgrade
 from tests.postgres import ask, empty_database
-
-pytestmark = pytest.mark.xdist_group("plans")  # the databases take half a minute to fill, and are filled once
 
 TASKS = 100_000
 PAGE_ROWS = 500
@@ -277,7 +276,6 @@ async def _measured(url: str, kind: type[CountingPostgres | CountingSqlite]) -> 
         await counting.close()
 
 
-@functools.cache
 def measure(database: str) -> dict[Shape, Reads]:
     """Fill a database, and return how many rows every shape reads there."""
     if database == "postgres":
@@ -301,8 +299,16 @@ def database(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def measured(database: str) -> dict[Shape, Reads]:
-    return measure(database)
+def measured(database: str, tmp_path_factory: pytest.TempPathFactory) -> dict[Shape, Reads]:
+    """Return what was measured: by this process, or by another one of this run, since it takes half a minute."""
+    found = tmp_path_factory.getbasetemp().parent / f"plans-{database}-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
+    with found.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not found.stat().st_size:
+            file.write(json.dumps(list(measure(database).values())))
+            file.flush()
+        file.seek(0)
+        return {shape: Reads(*reads) for shape, reads in zip([*SHAPES, *LARGER], json.load(file), strict=True)}
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
