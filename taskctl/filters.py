@@ -12,24 +12,10 @@ from typing import Any, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
 from taskctl import fields
+from taskctl.conditions import DEPTH_MAX, LENGTH_MAX, TERMS_MAX, And, Compare, Condition, Match, Not, Op, Or, Overdue, Text
 from taskctl.errors import InvalidFilter
 from taskctl.fields import words
-from taskctl.tasks import (
-    DEPTH_MAX,
-    LENGTH_MAX,
-    TERMS_MAX,
-    And,
-    Compare,
-    Condition,
-    Match,
-    Not,
-    Op,
-    Or,
-    Overdue,
-    Task,
-    Text,
-    no_zone,
-)
+from taskctl.tasks import Task, no_zone
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = 86_400_000_000

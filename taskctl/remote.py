@@ -17,6 +17,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from taskctl.conditions import render, status_apart
 from taskctl.errors import ConfigError, InvalidRequest, OutcomeUnknown, TaskctlError, Unavailable
 from taskctl.tasks import (
     Change,
@@ -40,8 +41,6 @@ from taskctl.tasks import (
     TaskQuery,
     TaskService,
     Written,
-    render,
-    status_apart,
 )
 from taskctl.wire import PROBLEM, decode, decode_written, encode_changeset, error, newer
 

@@ -13,8 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 from taskctl.config import Loaded, Settings, default_database
 from taskctl.errors import ConfigError, Unavailable, UsageError
+from taskctl.log import Log, Step
 from taskctl.observe import Observer, ignore
-from taskctl.tasks import Log, Source, Step, TaskService
+from taskctl.tasks import Source, TaskService
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -24,8 +24,10 @@ import msgspec
 from taskctl.cache.feed import LEASE_SECONDS, POLL_SECONDS, Feed, Moments
 from taskctl.cache.memory import Memory
 from taskctl.cache.tasks import Cache, CachedTasks
+from taskctl.conditions import Match
 from taskctl.errors import TaskctlError, TaskNotFound, Unavailable
 from taskctl.filters import is_after, matches, place
+from taskctl.log import News, Recent, Step
 from taskctl.observe import ignore
 from taskctl.tasks import (
     Add,
@@ -34,18 +36,14 @@ from taskctl.tasks import (
     GetTask,
     IdempotencyKey,
     Labels,
-    Match,
-    News,
     NewTask,
     Operation,
     Page,
     Projects,
     Query,
     Read,
-    Recent,
     Remove,
     Source,
-    Step,
     Tallies,
     Tally,
     Task,

@@ -8,8 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from taskctl import fields
+from taskctl.conditions import And, Compare, Condition, Match, Not, Or, Overdue, Text
 from taskctl.fields import words
-from taskctl.tasks import SORTS, And, Compare, Condition, Match, NewTask, Not, Or, Overdue, TaskPatch, Text
+from taskctl.tasks import SORTS, NewTask, TaskPatch
 
 NASTY_LINES = {
     "emoji": "🚀 launch 👩‍👩‍👧‍👦 🇩🇪",

@@ -10,7 +10,8 @@ import pytest
 from taskctl.cache.feed import Feed, Following
 from taskctl.cache.memory import Kept
 from taskctl.cache.tasks import CachedTasks
-from taskctl.tasks import IdempotencyKey, Recent, Step, TaskQuery
+from taskctl.log import Recent, Step
+from taskctl.tasks import IdempotencyKey, TaskQuery
 from tests.simulation import Database, Session, World, queries, run, writes
 
 SECONDS, LONG_SECONDS = 8.0, 12.0

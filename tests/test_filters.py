@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from taskctl.conditions import And, Compare, Condition, Match, Not, Op, Or, Overdue, Text, render
 from taskctl.errors import InvalidFilter, InvalidRequest
 from taskctl.fields import words
 from taskctl.filters import (
@@ -25,7 +26,7 @@ from taskctl.filters import (
     when,
     zone_of,
 )
-from taskctl.tasks import And, Compare, Condition, Match, NewTask, Not, Op, Or, Overdue, Task, Text, create, render
+from taskctl.tasks import NewTask, Task, create
 from tests.strategies import conditions, days, dues, instants, new_tasks, titles, zones
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)  # a Wednesday

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, Protocol
 
 from taskctl.cache.memory import Kept
 from taskctl.errors import TaskctlError
+from taskctl.log import Log, Recent, Step
 from taskctl.observe import FeedPolled, Observer
-from taskctl.tasks import GetTask, Log, Recent, Step
+from taskctl.tasks import GetTask
 
 POLL_SECONDS = 0.5
 LEASE_SECONDS = 2.0

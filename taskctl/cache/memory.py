@@ -4,8 +4,10 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
+from taskctl.conditions import Compare
 from taskctl.filters import is_after, matches, place, zone_of
-from taskctl.tasks import Compare, GetTask, History, Labels, Page, Projects, Query, Step, Task, TaskQuery
+from taskctl.log import Step
+from taskctl.tasks import GetTask, History, Labels, Page, Projects, Query, Task, TaskQuery
 from taskctl.wire import task_cursor
 
 OVERHEAD = 700

@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, Self, cast
 from taskctl.cache.feed import Feed, Following
 from taskctl.cache.memory import Kept, Memory, rememberable
 from taskctl.errors import Conflict, StaleTask, TaskctlError, TaskNotFound
+from taskctl.log import Step
 from taskctl.tasks import (
     CacheStats,
     Change,
@@ -24,7 +25,6 @@ from taskctl.tasks import (
     Remembering,
     Remove,
     Source,
-    Step,
     T,
     Tallies,
     Task,

@@ -12,25 +12,9 @@ import typer
 from taskctl import fields, wire
 from taskctl.cli.call import Call, command, noun
 from taskctl.cli.output import show, show_details, show_lines
+from taskctl.conditions import And, Condition, Match, Not, Or
 from taskctl.errors import InvalidTask, TaskctlError, Unavailable, UsageError
-from taskctl.tasks import (
-    BATCH_MAX,
-    And,
-    Changeset,
-    Condition,
-    Edit,
-    Match,
-    NewTask,
-    Not,
-    Operation,
-    Or,
-    Ref,
-    Remove,
-    Task,
-    TaskPatch,
-    TaskQuery,
-    TaskService,
-)
+from taskctl.tasks import BATCH_MAX, Changeset, Edit, NewTask, Operation, Ref, Remove, Task, TaskPatch, TaskQuery, TaskService
 
 R = TypeVar("R")
 

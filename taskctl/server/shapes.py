@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from taskctl import fields
+from taskctl.conditions import LENGTH_MAX, TERMS_MAX
 from taskctl.errors import (
     Conflict,
     CursorExpired,
@@ -42,10 +43,8 @@ from taskctl.errors import (
 )
 from taskctl.tasks import (
     BATCH_MAX,
-    LENGTH_MAX,
     READ_ONLY,
     SORTS,
-    TERMS_MAX,
     WRITABLE,
     CacheStats,
     Change,

@@ -8,6 +8,7 @@ from aiohttp import web
 from yarl import URL
 
 from taskctl import fields
+from taskctl.conditions import TERMS_MAX, And, Compare, Condition, Match, Not, Overdue
 from taskctl.errors import Conflict, InvalidFilter, InvalidRequest, StaleTask, TaskctlError, TaskNotFound
 from taskctl.filters import parse_filter, parse_words, when, zone_of
 from taskctl.server import shapes
@@ -26,18 +27,11 @@ from taskctl.server.requests import (
 )
 from taskctl.tasks import (
     PAGE_DEFAULT,
-    TERMS_MAX,
     Add,
-    And,
     Changeset,
-    Compare,
-    Condition,
     GetTask,
     History,
-    Match,
-    Not,
     Operation,
-    Overdue,
     Page,
     Read,
     Ref,

@@ -18,10 +18,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from taskctl.errors import OutcomeUnknown, Overloaded, TaskctlError, Unavailable
+from taskctl.log import Step
 from taskctl.observe import BatchCommitted, Observer
 from taskctl.storage.driver import Doubtful
 from taskctl.storage.ledger import Entered, Ledger, Outcome, Pending
-from taskctl.tasks import Add, Edit, Step, Written
+from taskctl.tasks import Add, Edit, Written
 
 OPERATIONS_MAX = 1_000
 """In one transaction; a single changeset may have no more than half of it."""

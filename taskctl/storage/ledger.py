@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 
 from taskctl.errors import Conflict, IdempotencyMismatch, InvalidRequest, TaskctlError
+from taskctl.log import Step
 from taskctl.storage.driver import Connection, Driver
 from taskctl.storage.rows import (
     ENTRY,
@@ -40,7 +41,6 @@ from taskctl.tasks import (
     Refuse,
     Remove,
     Source,
-    Step,
     Task,
     Written,
     change,

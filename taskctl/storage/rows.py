@@ -15,8 +15,9 @@ import msgspec
 from taskctl.errors import TaskctlError
 from taskctl.fields import PRIORITIES, STATUSES
 from taskctl.filters import end_of_day, micros, search_text
+from taskctl.log import Step
 from taskctl.storage.driver import Row
-from taskctl.tasks import Change, Source, Step, Task, Written
+from taskctl.tasks import Change, Source, Task, Written
 from taskctl.wire import decode, error, problem
 
 TASK = (

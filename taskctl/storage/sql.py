@@ -9,9 +9,11 @@ from zoneinfo import ZoneInfo
 
 from msgspec import UNSET
 
+from taskctl.conditions import Condition, Overdue, Text
 from taskctl.errors import CursorExpired, InvalidRequest, TaskctlError
 from taskctl.fields import STATUSES
 from taskctl.filters import micros, place, zone_of
+from taskctl.log import News, Recent, Step
 from taskctl.storage import where
 from taskctl.storage.driver import Driver, Row, Sql
 from taskctl.storage.ledger import Outcome, Pending
@@ -21,32 +23,26 @@ from taskctl.tasks import (
     Changes,
     Changeset,
     ChangesSince,
-    Condition,
     Day,
     GetStats,
     GetTask,
     History,
     IdempotencyKey,
     Labels,
-    News,
-    Overdue,
     Page,
     Projects,
     Query,
     Read,
-    Recent,
     Ref,
     Source,
     Stats,
     Status,
-    Step,
     T,
     Tallies,
     Tally,
     Task,
     TaskQuery,
     TaskService,
-    Text,
     Written,
     no_such_cursor,
     no_task,

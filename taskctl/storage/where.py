@@ -8,10 +8,10 @@ from datetime import date, datetime
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+from taskctl.conditions import And, Compare, Condition, Match, Not, Or, Overdue, Text
 from taskctl.fields import OPEN, PRIORITIES, STATUSES
 from taskctl.filters import FIRST, LAST, DueLimits, before, due_limits, overdue_limits, whole_order
 from taskctl.storage.driver import Dialect, Sql
-from taskctl.tasks import And, Compare, Condition, Match, Not, Or, Overdue, Text
 
 WORKSPACE = "workspace_id = (SELECT id FROM workspaces WHERE name = ?)"
 _SQL_OPEN = f"status < {STATUSES.index('done')}"

@@ -25,24 +25,8 @@ from taskctl import (
     open_tasks,
     parse_filter,
 )
-from taskctl.tasks import (
-    DEPTH_MAX,
-    LENGTH_MAX,
-    TERMS_MAX,
-    And,
-    ChangesSince,
-    Compare,
-    Condition,
-    GetStats,
-    GetTask,
-    History,
-    Match,
-    Not,
-    Or,
-    Overdue,
-    Query,
-    Text,
-)
+from taskctl.conditions import DEPTH_MAX, LENGTH_MAX, TERMS_MAX, And, Compare, Condition, Match, Not, Or, Overdue, Text
+from taskctl.tasks import ChangesSince, GetStats, GetTask, History, Query
 from tests.contract.told import Told, failure_of, told
 
 Ask = Callable[[str | None, int], Awaitable[Page[Any]]]

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskctl import Add, Changeset, Edit, InvalidRequest, NewTask, Task, TaskPatch, TaskQuery, TaskService
+from taskctl.conditions import Condition
 from taskctl.fields import PRIORITIES, STATUSES
 from taskctl.filters import matches
-from taskctl.tasks import Condition
 from tests.contract.stacks import Stack
 from tests.strategies import conditions, examples, new_tasks, patches, sorts, zones
 
