@@ -31,10 +31,18 @@ if TYPE_CHECKING:
     from taskctl.tasks import Add as Add
     from taskctl.tasks import Change as Change
     from taskctl.tasks import Changeset as Changeset
+    from taskctl.tasks import ChangesSince as ChangesSince
     from taskctl.tasks import Edit as Edit
+    from taskctl.tasks import GetStats as GetStats
+    from taskctl.tasks import GetTask as GetTask
+    from taskctl.tasks import History as History
     from taskctl.tasks import IdempotencyKey as IdempotencyKey
+    from taskctl.tasks import Labels as Labels
     from taskctl.tasks import NewTask as NewTask
+    from taskctl.tasks import Origin as Origin
     from taskctl.tasks import Page as Page
+    from taskctl.tasks import Projects as Projects
+    from taskctl.tasks import Read as Read
     from taskctl.tasks import Remove as Remove
     from taskctl.tasks import Stats as Stats
     from taskctl.tasks import Task as Task
@@ -54,6 +62,7 @@ _HOMES = {
     "taskctl.tasks": (
         *("Add", "Change", "Changeset", "Edit", "IdempotencyKey", "NewTask", "Page", "Remove", "Stats"),
         *("Task", "TaskPatch", "TaskQuery", "TaskService"),
+        *("ChangesSince", "GetStats", "GetTask", "History", "Labels", "Origin", "Projects", "Read"),
     ),
     "taskctl.wiring": ("create_app", "open_tasks"),
 }

@@ -50,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ConfigError(f"database_connections must be from 2 to 1000, not {self.database_connections}")
         if self.cache_bytes < 0:
             raise ConfigError(f"cache_bytes must be 0 or more, not {self.cache_bytes}")
+        if self.redis_url and not self.cache_bytes:
+            raise ConfigError("redis_url names a second cache behind that of the server, and cache_bytes is 0")
         for name in ("database_timeout", "server_timeout", "drain_seconds"):
             if not 0 <= getattr(self, name) <= 3600:
                 raise ConfigError(f"{name} must be from 0 to 3600 seconds, not {getattr(self, name):g}")

@@ -8,13 +8,17 @@ from taskctl.tasks import Task
 
 
 class Step(ABC):
-    """An entry of the log, as whoever remembers answers needs it: its number, whose it is, and the task before and after."""
+    """An entry of the log, as whoever remembers answers needs it: its number, whose it is, and the task before and after.
 
-    __slots__ = ("id", "seq")
+    size: about how many bytes it takes.
+    """
 
-    def __init__(self, seq: int, id: int) -> None:
+    __slots__ = ("id", "seq", "size")
+
+    def __init__(self, seq: int, id: int, size: int = 0) -> None:
         self.seq = seq
         self.id = id
+        self.size = size
 
     @property
     @abstractmethod

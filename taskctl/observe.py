@@ -77,6 +77,12 @@ class RedisAway(NamedTuple):
     detail: str
 
 
+class RedisRefuses(NamedTuple):
+    """Redis takes nothing new, because it is full, or may not be written to; what it has is still read."""
+
+    detail: str
+
+
 class RedisBack(NamedTuple):
     """Redis is used again, after so long."""
 
@@ -84,7 +90,16 @@ class RedisBack(NamedTuple):
 
 
 Event: TypeAlias = (
-    RequestDone | StatementDone | BatchCommitted | DatabaseAway | DatabaseBack | FeedPolled | RedisDone | RedisAway | RedisBack
+    RequestDone
+    | StatementDone
+    | BatchCommitted
+    | DatabaseAway
+    | DatabaseBack
+    | FeedPolled
+    | RedisDone
+    | RedisAway
+    | RedisBack
+    | RedisRefuses
 )
 Observer: TypeAlias = Callable[[Event], None]
 

@@ -396,10 +396,11 @@ class Read(Generic[T]):
     memory it came, None if there is none.
     """
 
-    __slots__ = ("_value", "at", "origin")
+    __slots__ = ("_encoded", "_value", "at", "origin")
 
     def __init__(self, value: T, at: str) -> None:
         self._value = value
+        self._encoded: bytes | None = None
         self.at = at
         self.origin: Origin | None = None
 
@@ -411,7 +412,9 @@ class Read(Generic[T]):
     @property
     def encoded(self) -> bytes:
         """The value as JSON."""
-        return _encode(self.value)
+        if self._encoded is None:
+            self._encoded = _encode(self.value)
+        return self._encoded
 
     @property
     def version(self) -> int:

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from taskctl.config import Loaded, Settings, default_database
 from taskctl.errors import ConfigError, Unavailable, UsageError
-from taskctl.log import Log, Step
+from taskctl.log import Log
 from taskctl.observe import Observer, ignore
 from taskctl.tasks import Source, TaskService
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from taskctl.cache.feed import Lease
+    from taskctl.log import Step
     from taskctl.remote import Answered
     from taskctl.storage.backup import Counts
     from taskctl.storage.committer import Told
@@ -63,7 +64,7 @@ async def open_tasks(
             yield remote
         return
 
-    from taskctl.storage.committer import Committer, ignore_steps
+    from taskctl.storage.committer import Committer, nobody
     from taskctl.storage.flights import Flights
     from taskctl.storage.ledger import Ledger
     from taskctl.storage.sql import Questions, SqlTasks
@@ -87,11 +88,11 @@ async def open_tasks(
         stack.push_async_callback(driver.close)
         stack.push_async_callback(flights.close)
         remember: Remember = _as_it_is
-        told: Told = ignore_steps
+        watch: Callable[[str], Told] = nobody
         if cached:
             opened = await stack.enter_async_context(_cache(questions, file, settings, observer))
-            remember, told = opened
-        committer = Committer(ledger, observer, width=width, patience=settings.database_timeout, told=told)
+            remember, watch = opened
+        committer = Committer(ledger, observer, width=width, patience=settings.database_timeout, watch=watch)
         stack.push_async_callback(committer.close)
         tasks = SqlTasks(flights.ask, committer.submit, workspace=workspace, actor=actor, source=source)
         if checked:
@@ -109,7 +110,9 @@ def _as_it_is(tasks: TaskService, workspace: str) -> TaskService:
 
 
 @asynccontextmanager
-async def _cache(log: Log, file: File | None, settings: Settings, observer: Observer) -> AsyncIterator[tuple[Remember, Told]]:
+async def _cache(
+    log: Log, file: File | None, settings: Settings, observer: Observer
+) -> AsyncIterator[tuple[Remember, Callable[[str], Told]]]:
     """Open the memories; give what puts them before a service, and what is to be told of whatever is written.
 
     file: of the database, if it is one: whether somebody has written to that is known at any time.
@@ -134,14 +137,23 @@ async def _cache(log: Log, file: File | None, settings: Settings, observer: Obse
         cache = Cache(memory, shared, singles=settings.redis_tasks)
         feed = Feed(log, lease, every=None if file is not None else POLL_SECONDS, observer=observer, lost=memory.clear)
 
-        def told(workspace: str, steps: Sequence[Step]) -> None:
-            cache.written(workspace, steps, feed.written(workspace, steps))
+        def watch(workspace: str) -> Told:
+            following = feed.followed(workspace)  # of the history that the write begins in
+
+            def told(steps: Sequence[Step]) -> None:
+                try:
+                    cache.written(workspace, steps, feed.written(workspace, steps, following))
+                except BaseException:  # then it is not known what has changed
+                    feed.forget()
+                    raise
+
+            return told
 
         if shared is not None:
             shared.listen(feed.wake)
         feed.start()
         try:
-            yield lambda tasks, workspace: CachedTasks(tasks, workspace, feed, cache), told
+            yield lambda tasks, workspace: CachedTasks(tasks, workspace, feed, cache), watch
         finally:
             await feed.close()
 

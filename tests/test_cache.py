@@ -126,7 +126,7 @@ async def test_what_was_asked_is_remembered(tasks: TaskService) -> None:
 )
 async def test_what_depends_on_the_moment_or_has_no_end_is_not_remembered(tasks: TaskService, query: TaskQuery) -> None:
     for _ in range(3):
-        assert (await tasks.ask(query)).origin == Origin("", "uncacheable")
+        assert (await tasks.ask(query)).origin == Origin("", "bypass")
 
 
 async def test_that_there_is_no_such_task_is_remembered_until_there_is(tasks: TaskService) -> None:
@@ -188,7 +188,7 @@ async def test_an_answer_can_be_asked_of_the_database_itself(tasks: TaskService)
     await origin(tasks, GetTask(1))
     for _ in range(2):
         read = await tasks.ask(GetTask(1), fresh=True)
-        assert (read.value, read.origin) == (task, Origin("", "bypass"))
+        assert (read.value, read.origin) == (task, Origin("", "request"))
 
 
 async def test_an_answer_is_as_new_as_is_asked_for(tasks: TaskService) -> None:
@@ -359,10 +359,9 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 async def status(api: Api, path: str, **headers: str) -> str:
     """Return what an answer says of memories, once the log has been looked at since the last write."""
-    while True:
-        said = (await api.get(f"/api/v1{path}", headers=headers)).headers["Cache-Status"]
-        if not said.endswith(("lease", "unfollowed")):
-            return said
+    while (await api.get("/api/v1/projects")).headers["Cache-Status"].endswith(("lease", "unfollowed")):
+        pass
+    return (await api.get(f"/api/v1{path}", headers=headers)).headers["Cache-Status"]
 
 
 async def test_an_answer_says_where_it_is_from(api: Api) -> None:

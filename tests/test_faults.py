@@ -75,9 +75,15 @@ class Api:
 
     async def __call__(self, method: str, path: str, **more: Any) -> tuple[int, Any, float]:
         started = time.perf_counter()
-        async with self.session.request(method, self.url + path, **more) as answer:
+        headers = {"Cache-Control": "no-cache", **more.pop("headers", {})}  # it is the database that is looked at here
+        async with self.session.request(method, self.url + path, headers=headers, **more) as answer:
             body = await answer.json(content_type=None)
             return answer.status, body, time.perf_counter() - started
+
+    async def asked(self, path: str) -> str:
+        """Return where an answer comes from if nothing else is wanted."""
+        async with self.session.get(self.url + path) as answer:
+            return answer.headers["Cache-Status"]
 
     async def add(self, title: str) -> int:
         """Add a task and return its id. Raises AssertionError with the answer if it was not added."""
@@ -136,6 +142,25 @@ def became_true(url: str, question: str) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+async def test_what_is_remembered_is_given_for_two_seconds_of_an_outage(cluster: Cluster, shell: Shell) -> None:
+    with serving_through(shell, cluster) as (server, proxy):
+        async with api_of(server) as api:
+            await api.add("first")
+            remembered = {"headers": {"Cache-Control": "max-stale"}}
+            while "hit" not in (await api.asked("/tasks/1")):
+                pass
+            proxy.refuse()
+            began = time.perf_counter()
+            while (await api("GET", "/tasks/1", **remembered))[0] == 200:
+                assert time.perf_counter() - began < 2.5
+            given = time.perf_counter() - began
+            assert given > 0.5  # it was of use
+            status, body, _ = await api("GET", "/tasks/1", **remembered)
+            assert (status, body["code"]) == (503, "unavailable")
+            proxy.accept()
+            await api.back()
 
 
 Fault = Callable[[Cluster, Proxy], None]

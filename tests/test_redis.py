@@ -17,7 +17,7 @@ import pytest
 from taskctl.cache import redis
 from taskctl.cache.redis import Redis
 from taskctl.errors import ConfigError, Unavailable
-from taskctl.observe import Event, RedisAway, RedisBack, RedisDone
+from taskctl.observe import Event, RedisAway, RedisBack, RedisDone, RedisRefuses
 from tests.postgres import free_port
 from tests.proxy import Proxy
 from tests.redis import Server
@@ -311,13 +311,11 @@ async def test_down_from_the_start() -> None:
     with Server(started=False) as server:
         async with use(server.url) as it:
             it.cache.listen(lambda _: None)
+            await it.seen.until(lambda: it.cache.open)  # and not only after some requests
+            assert [away.detail for away in it.seen.of(RedisAway)] == [f"redis://127.0.0.1:{server.port}/0: Connection refused"]
             it.cache.put("a", 1, b"body")
             it.cache.publish("default")
-            await it.seen.until(lambda: it.cache.dropped == 1)
-            it.cache._failures = 0
-            assert await it.opens() == f"redis://127.0.0.1:{server.port}/0: Connection refused"
-            it.cache.put("a", 1, b"body")
-            assert it.cache.dropped == 2
+            assert it.cache.dropped == 1
             server.start()
             await it.closes()
             await it.put(("a", 1, b"body"))
@@ -420,6 +418,7 @@ async def test_a_full_redis_can_still_be_read(server: Server) -> None:
                 assert await heard.get() == f"w{number}"
                 assert await it.cache.get("a") == (1, b"body")
             assert it.cache.dropped == 20
+            assert len(it.seen.of(RedisRefuses)) == 1
             assert [trip.failed for trip in it.seen.trips("EVALSHA")][-1]
             assert len(it.seen.trips("EVALSHA")) <= 3  # it is not asked again and again
         finally:

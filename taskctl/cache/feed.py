@@ -29,7 +29,13 @@ CHANGED_MAX = 50_000
 """Changes whose tasks are known, per workspace; with more, what was read before the oldest is of no use."""
 STEPS_MAX = 500
 """Entries that lists are compared with, per workspace: one that nobody has asked for meanwhile is asked for anew."""
-WORKSPACES_MAX = 1_000
+STEP_BYTES_MAX = 8 * 1024 * 1024
+"""The same in bytes, about: an entry has a whole task in it."""
+AHEAD_MAX = 5_000
+"""Own entries that are known of before the log has told of them; with more, it is begun anew."""
+WORKSPACES_MAX = 200
+IDLE_SECONDS = 60.0
+"""After so long without a question a log is followed no more."""
 GATHER_SECONDS = 0.02
 """Between two looks at the logs, however often somebody says that there is something new."""
 
@@ -73,7 +79,8 @@ class Following:
     """What is known of a workspace's log. It stands for one history: after a loss there is another one.
 
     applied: every entry up to here is known. base: of what changed up to here, not all is known. doubts: how often something
-    has been said here that only a later look at the log can tell of.
+    has been said here that only a later look at the log can tell of. known: the same as `applied`, and own entries that follow it
+    without a gap: they need not be read again. asked: whether anybody has asked since somebody looked at this.
     """
 
     def __init__(self, lease: Lease) -> None:
@@ -81,7 +88,8 @@ class Following:
         self.joined = False
         self.epoch = ""
         self.history = ""
-        self.applied = self.base = self.doubts = 0
+        self.applied = self.base = self.known = self.doubts = 0
+        self.asked = True
         self._mark: Any = None
         self._doubted = False
         self._changed: dict[int, int] = {}
@@ -89,6 +97,7 @@ class Following:
         self._steps: dict[int, Step] = {}
         self._ahead: set[int] = set()
         self._oldest = 1
+        self._step_bytes = 0
 
     # ------------------------------------------------------------------------------------------------ what it is asked for
 
@@ -125,30 +134,27 @@ class Following:
         self.epoch, self.history = recent.epoch, recent.history
         self.applied, self.base = recent.head, recent.base
         self._oldest = recent.head + 1
+        self.known = recent.head
         for id, seq in sorted(recent.changed.items(), key=lambda pair: pair[1]):
             self._change(id, seq)
             self._order.append((seq, id))
         for seq in [seq for seq in self._ahead if seq <= self.applied]:
             self._ahead.remove(seq)
-            del self._steps[seq]
+            self._step_bytes -= self._steps.pop(seq).size
+        self._follow_on()
+        if self._ahead and max(self._ahead) > self.known:
+            self.doubt()
         self._mark = mark
         self.joined = True
 
-    @property
-    def known(self) -> int:
-        """The entry after which nothing is known: own entries that follow `applied` without a gap need not be read again."""
-        seq = self.applied
-        while seq + 1 in self._ahead:
-            seq += 1
-        return seq
-
     def advance(self, look: "Look", head: int, steps: Sequence[Step]) -> bool:
         """Take note of what comes next in the log. Return False if it is not the log that was followed."""
-        for step in [*(self._steps[seq] for seq in range(self.applied + 1, look.since + 1)), *steps]:
+        own = [self._steps[seq] for seq in range(self.applied + 1, look.since + 1)]
+        for step in [*own, *steps]:
             if step.seq != self.applied + 1:
                 return False
             self.applied = step.seq
-            self._steps.setdefault(step.seq, step)
+            self._add(step)
             self._ahead.discard(step.seq)
             self._change(step.id, step.seq)
             self._order.append((step.seq, step.id))
@@ -156,8 +162,10 @@ class Following:
             return False
         if head == self.applied and look.doubts == self.doubts:
             self._mark, self._doubted = look.mark, False
-        while self._oldest <= self.applied - STEPS_MAX:
-            self._steps.pop(self._oldest, None)
+        self._follow_on()
+        while self._oldest <= self.applied - STEPS_MAX or (self._step_bytes > STEP_BYTES_MAX and self._oldest <= self.applied):
+            if (gone := self._steps.pop(self._oldest, None)) is not None:
+                self._step_bytes -= gone.size
             self._oldest += 1
         while len(self._order) > CHANGED_MAX:
             seq, id = self._order.popleft()
@@ -172,7 +180,28 @@ class Following:
             self._change(step.id, step.seq)
             if step.seq > self.applied:
                 self._ahead.add(step.seq)
-                self._steps[step.seq] = step
+                self._add(step)
+        if not self.joined:
+            return
+        self._follow_on()
+        # Before an entry that leaves a gap, others have changed what it rests on; one that is known already is of another log.
+        if steps and not self.applied < steps[0].seq <= steps[-1].seq <= self.known:
+            self.doubt()
+
+    @property
+    def overrun(self) -> bool:
+        """Whether so much has been written here that the log has not told of that it is better begun anew."""
+        return len(self._ahead) > AHEAD_MAX
+
+    def _add(self, step: Step) -> None:
+        if step.seq not in self._steps:
+            self._steps[step.seq] = step
+            self._step_bytes += step.size
+
+    def _follow_on(self) -> None:
+        self.known = max(self.known, self.applied)
+        while self.known + 1 in self._ahead:
+            self.known += 1
 
     def doubt(self) -> None:
         """Take note that somebody has been told of something newer than what is known: nothing holds until that is known, too."""
@@ -204,6 +233,7 @@ class Feed:
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._closed = False
+        self._next_sweep = 0.0
 
     def following(self, workspace: str) -> Following | None:
         """Return what is known of a workspace's log; None as long as that is nothing. Then it will be."""
@@ -211,19 +241,31 @@ class Feed:
         if found is None:
             self._join(workspace)
             return None
+        found.asked = True
         return found if found.joined else None
 
     def current(self, workspace: str, following: Following) -> bool:
         """Return whether this is still the history that is followed."""
         return self._followed.get(workspace) is following
 
-    def written(self, workspace: str, steps: Sequence[Step]) -> Following | None:
-        """Take note of what this process has written, before anybody is told; return what is known of the log, if anything."""
-        found = self._followed.get(workspace)
-        if found is not None:
-            found.written(steps)
+    def followed(self, workspace: str) -> Following | None:
+        """Return what is known of a workspace's log, if anything, and leave it at that."""
+        return self._followed.get(workspace)
+
+    def written(self, workspace: str, steps: Sequence[Step], following: Following | None) -> Following | None:
+        """Take note of what this process has written, before anybody is told; return whose log that is, if it is followed.
+
+        following: of when the write began. If it is another one by now, nobody knows whether what was written is in its history.
+        """
         self._woken.set()
-        return found
+        if following is not None and self.current(workspace, following):
+            following.written(steps)
+            if following.overrun:
+                del self._followed[workspace]
+                return None
+            return following
+        self.doubt(workspace)
+        return None
 
     def doubt(self, workspace: str) -> None:
         """Look at the logs before anything that is remembered of this workspace is believed again."""
@@ -273,13 +315,13 @@ class Feed:
                 del self._followed[workspace]
             return
         if self._history not in ("", recent.history):
-            self._forget()
+            self.forget()
         elif self.current(workspace, following):
             self._history = recent.history
             following.join(mark, recent)
 
-    def _forget(self) -> None:
-        """Begin anew: the database is another one, or one that went back in time."""
+    def forget(self) -> None:
+        """Begin anew: the database is another one, or went back in time, or it is not certain that all is known."""
         self._followed.clear()
         self._history = ""
         self._lost()
@@ -290,12 +332,28 @@ class Feed:
                 async with asyncio.timeout(self._every):
                     await self._woken.wait()
             self._woken.clear()
-            while await self._look():
-                pass
+            try:
+                while await self._look():
+                    pass
+            except Exception:  # whatever it is, it must not be what ends this: nothing is certain any more, so begin anew
+                _log.exception("the log cannot be followed")
+                self.forget()
             await asyncio.sleep(GATHER_SECONDS)
+
+    def _leave_idle(self) -> None:
+        """Leave the logs that nobody has asked about for a while."""
+        now = asyncio.get_running_loop().time()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + IDLE_SECONDS
+        for workspace in [name for name, following in self._followed.items() if not following.asked]:
+            del self._followed[workspace]
+        for following in self._followed.values():
+            following.asked = False
 
     async def _look(self) -> bool:
         """Read what is new in all logs, and return whether there is more."""
+        self._leave_idle()
         followed = {name: following for name, following in self._followed.items() if following.joined}
         if not followed:
             return False
@@ -314,7 +372,7 @@ class Feed:
             entries += len(steps)
             if news.history != self._history or not following.advance(looks[name], head, steps):
                 if self.current(name, following):
-                    self._forget()
+                    self.forget()
                 return False
             behind += head - following.applied
         self._observer(FeedPolled(len(followed), entries, behind, time.perf_counter() - began, failed=False))

@@ -8,10 +8,12 @@ from taskctl.conditions import Compare
 from taskctl.filters import is_after, matches, place, zone_of
 from taskctl.log import Step
 from taskctl.tasks import GetTask, History, Labels, Page, Projects, Query, Task, TaskQuery
-from taskctl.wire import task_cursor
+from taskctl.wire import encode, task_cursor
 
 OVERHEAD = 700
 """Bytes that an answer takes besides its JSON: its key, its place in the order of use, itself."""
+QUERY_FACTOR = 12
+"""Bytes that a question takes for each byte of its JSON."""
 
 
 class Kept:
@@ -21,7 +23,7 @@ class Kept:
     there is no such task. version: the task's; next_cursor: the page's. born: when it was read, in seconds since 1970.
     """
 
-    __slots__ = ("body", "born", "checked", "next_cursor", "query", "seq", "span", "version")
+    __slots__ = ("body", "born", "checked", "next_cursor", "query", "seq", "size", "span", "version")
 
     def __init__(self, query: Query[Any], seq: int, body: bytes, value: Any, born: int) -> None:
         self.query = query
@@ -30,11 +32,11 @@ class Kept:
         self.born = born
         self.version = value.version if isinstance(value, Task) else 0
         self.next_cursor: str | None = value.next_cursor if isinstance(value, Page) else None
-        self.span = _span(query, value) if isinstance(query, TaskQuery) else None
-
-    @property
-    def size(self) -> int:
-        return len(self.body) + OVERHEAD
+        self.span: _Span | None = None
+        self.size = len(body) + OVERHEAD
+        if isinstance(query, TaskQuery):
+            self.span = _span(query, value)
+            self.size += QUERY_FACTOR * len(encode(query))  # its terms are objects of their own
 
     def touched(self, step: Step) -> bool:
         """Return whether the answer could be another one after this entry of the log. In doubt it is."""

@@ -9,6 +9,7 @@ about many keys at once.
 import asyncio
 import hashlib
 import ipaddress
+import logging
 import math
 import os
 import random
@@ -40,7 +41,9 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import TimeoutError as TimedOut
 
 from taskctl.errors import ConfigError, Unavailable
-from taskctl.observe import Observer, RedisAway, RedisBack, RedisDone, ignore
+from taskctl.observe import Observer, RedisAway, RedisBack, RedisDone, RedisRefuses, ignore
+
+_log = logging.getLogger("taskctl.cache")
 
 PREFIX = b"taskctl:"
 CHANNEL = b"taskctl:changed"
@@ -64,6 +67,8 @@ CONNECTIONS = READS + 2
 """The reads, the writes, and whoever looks or clears: so nobody ever waits for a connection."""
 KEYS_MAX = 512
 """Keys in one round trip."""
+ASKED_MAX = 2 * KEYS_MAX
+"""Keys that wait to be asked for; who asks for more has a miss at once."""
 PUTS_MAX = 4_096
 PUT_BYTES_MAX = 8 << 20
 """What may wait to be put; beyond that the oldest is dropped."""
@@ -119,6 +124,7 @@ class Redis:
         self._news: dict[bytes, None] = {}
         self._writing = False
         self._refused_until = -math.inf
+        self._refuses = False
         self._failures = 0
         self._open_since: float | None = None
         self._me = os.urandom(6).hex().encode()
@@ -135,7 +141,7 @@ class Redis:
 
         What this process has put is there once it has travelled, and no sooner.
         """
-        if self._closed or self._open_since is not None:
+        if self._closed or self._open_since is not None or len(self._asked) >= ASKED_MAX:
             return None
         # Each caller waits on a future of its own: one that leaves takes nothing from the others, and the task goes on.
         future: asyncio.Future[tuple[int, bytes] | None] = asyncio.get_running_loop().create_future()
@@ -178,12 +184,12 @@ class Redis:
     def put(self, key: str, seq: int, body: bytes) -> None:
         """Store a body that was true at `seq`, unless a newer one is there. Returns at once; it travels in the background."""
         name = _name(key)
-        value = b"%0*d%b" % (_SEQ_DIGITS, seq, body)
-        size = len(name) + len(value)
+        size = len(name) + _SEQ_DIGITS + len(body)
         fits = size <= TRIP_BYTES_MAX and 0 <= seq < 10**_SEQ_DIGITS
         if self._closed or self._open_since is not None or not fits or time.monotonic() < self._refused_until:
             self.dropped += 1
             return
+        value = b"%0*d%b" % (_SEQ_DIGITS, seq, body)
         if (waiting := self._puts.get(name)) is not None:
             if value[:_SEQ_DIGITS] < waiting[:_SEQ_DIGITS]:
                 return
@@ -246,10 +252,15 @@ class Redis:
         answer, *_ = await self._trip("EVALSHA", len(puts), put, *news, refusable=True)
         if isinstance(answer, NoScriptError):  # a Redis that is new, or was told to forget its scripts
             _, answer = await self._trip("SCRIPT", len(puts), ("SCRIPT", "LOAD", _PUT_IF_NEWER), put, refusable=True)
-        if isinstance(answer, ResponseError):
+        if not isinstance(answer, ResponseError):
+            self._refuses = False
+        else:
             # Full, or read-only, and so it will be for the next put. That says nothing about reads: the breaker is theirs.
             self.dropped += len(puts)
             self._refused_until = time.monotonic() + REFUSED_PAUSE
+            if not self._refuses:
+                self._refuses = True
+                self._observer(RedisRefuses(self._told(answer)))
             if self._sentinel is not None and "READONLY" in str(answer):
                 # Another one is the master now: ask again who. redis-py knows the error only where no script is around it.
                 await self._pool.disconnect(inuse_connections=False)
@@ -281,7 +292,16 @@ class Redis:
         What is published while the connection is away is never heard: whoever must know asks the database as well.
         """
         if not self._closed:
+            self._start(self._greet())
             self._start(self._listen(heard))
+
+    async def _greet(self) -> None:
+        """Look whether there is a Redis at all, so that a wrong address is told at once and not after some requests."""
+        try:
+            await self._trip("PING", 1, ("PING",), ("MGET", PREFIX))
+        except Exception as e:
+            self._failures = FAILURES - 1
+            self._count(e)
 
     async def _listen(self, heard: Callable[[str], None]) -> None:
         while True:
@@ -306,8 +326,9 @@ class Redis:
                             name, _, origin = news.partition(b"\n")
                             if origin != self._me:
                                 heard(name.decode("utf-8", "replace"))
-            except Exception:  # noqa: S110  # whatever it was, a new connection is all that can help
-                pass
+            except Exception as e:  # whatever it was, a new connection is all that can help
+                if not isinstance(e, RedisError | OSError):
+                    _log.exception("listening to Redis has failed")
             finally:
                 await connection.disconnect(nowait=True)
             await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311

@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, Self, cast
 
 from taskctl.cache.feed import Feed, Following
 from taskctl.cache.memory import Kept, Memory, rememberable
-from taskctl.errors import Conflict, StaleTask, TaskctlError, TaskNotFound
+from taskctl.errors import Conflict, InvalidTask, StaleTask, TaskctlError, TaskNotFound, Unavailable
 from taskctl.log import Step
 from taskctl.tasks import (
     CacheStats,
@@ -35,6 +35,8 @@ from taskctl.tasks import (
 )
 from taskctl.wire import decode, digest, encode, place_in_log, seq_in
 
+LEAD_MAX = 100_000
+"""How far other processes may be ahead of what is known here; what claims more is somebody else's."""
 BORN_DIGITS = 10
 """What is put into a shared memory begins with when it was read, in seconds since 1970."""
 
@@ -95,7 +97,10 @@ class Cache:
         """Forget everything. Raises Unavailable if the shared memory cannot be told."""
         self.memory.clear()
         if self.shared is not None:
-            await self.shared.clear()
+            try:
+                await self.shared.clear()
+            except Unavailable as e:
+                raise Unavailable(f"this server has forgotten everything; {e.detail}") from None
 
 
 class CachedTasks(TaskService, Remembering):
@@ -117,12 +122,11 @@ class CachedTasks(TaskService, Remembering):
         following = self._feed.following(self._workspace)
         try:
             written = await self._inner.write(changes, key=key)
-        except (TaskNotFound, StaleTask, Conflict):
+        except (TaskNotFound, StaleTask, Conflict, InvalidTask):
             self._feed.doubt(self._workspace)
             raise
-        if changes.dry_run:
-            return written
-        if written.replayed or any(isinstance(result, TaskctlError) for result in written.results):
+        known = following is not None and seq_in(written.at, following.epoch) >= 0
+        if not known or written.replayed or changes.dry_run or any(isinstance(one, TaskctlError) for one in written.results):
             # It tells of what others have written, and perhaps a moment ago: the next answer must not know less.
             self._feed.doubt(self._workspace)
         elif not any(isinstance(operation, Remove) for operation in changes.operations):  # or it might be of one of the results
@@ -137,7 +141,7 @@ class CachedTasks(TaskService, Remembering):
         for result in written.results:
             if isinstance(result, Task) and seq > 0:
                 query = GetTask(result.id)
-                self._cache.memory.put((self._workspace, result.id), Kept(query, seq, encode(result), result, born))
+                self._cache.memory.put((following, result.id), Kept(query, seq, encode(result), result, born))
 
     def remembered(self) -> CacheStats:
         return self._cache.stats()
@@ -147,17 +151,20 @@ class CachedTasks(TaskService, Remembering):
 
     async def ask(self, query: Query[T], *, at: str = "", fresh: bool = False) -> Read[T]:
         if not rememberable(query):
-            return await self._passed_on(query, None, "uncacheable", at)
+            return await self._passed_on(query, None, "bypass", at)
         following = self._feed.following(self._workspace)
         if following is None:
             return await self._passed_on(query, None, "unfollowed", at)
         if fresh:
-            return await self._passed_on(query, following, "bypass", at)
+            return await self._passed_on(query, following, "request", at)
         if not following.leased:
             self._feed.wake(self._workspace)
             return await self._passed_on(query, following, "lease", at)
-        key = (self._workspace, query.id if isinstance(query, GetTask) else query)
         needed = seq_in(at, following.epoch) if at else 0
+        if needed < 0:  # it may be of a history that is not known here yet
+            self._feed.wake(self._workspace)
+            return await self._passed_on(query, following, "lease", at)
+        key = _key(following, query)
         if (found := self._remembered(key, following, needed)) is not None:
             return self._hit(found, following, "memory")
         return await self._missed(query, key, following, needed)
@@ -202,10 +209,13 @@ class CachedTasks(TaskService, Remembering):
             born = int(stored[:BORN_DIGITS])
             value = decode(body, _kind(query)) if body else None
             kept = Kept(query, seq, body, value, born)
-        except ValueError:  # somebody else's
+        except (ValueError, TypeError, LookupError):  # somebody else's
             return None
-        fits = following.leased and following.holds(kept) and following.reached(kept, needed)
-        if not fits or not self._feed.current(self._workspace, following):
+        if value is not None and isinstance(query, GetTask) and value.id != query.id:
+            return None
+        likely = seq <= following.known + LEAD_MAX
+        if not (likely and following.leased and following.holds(kept) and following.reached(kept, needed)):
+            self._feed.wake(self._workspace)
             return None
         cache.memory.put(key, kept)
         return kept
@@ -214,7 +224,7 @@ class CachedTasks(TaskService, Remembering):
         """Have the database answer, and remember that."""
         self._cache.asked[why] += 1
         try:
-            read = await self._inner.ask(query, at=at, fresh=why == "bypass")
+            read = await self._inner.ask(query, at=at, fresh=why == "request")
         except TaskNotFound as e:
             if following is not None and e.at:
                 self._keep(query, following, e.at, None)
@@ -233,8 +243,7 @@ class CachedTasks(TaskService, Remembering):
         body, value = (read.encoded, read.value) if read is not None else (b"", None)
         kept = Kept(query, seq, body, value, int(time.time()))
         if following.holds(kept):
-            key = (self._workspace, query.id if isinstance(query, GetTask) else query)
-            self._cache.memory.put(key, kept)
+            self._cache.memory.put(_key(following, query), kept)
             self._cache.share(following, self._workspace, kept)
 
     def _hit(self, kept: Kept, following: Following, tier: str) -> Read[Any]:
@@ -272,6 +281,11 @@ class _Hit(Read[T], Generic[T]):
     @property
     def next_cursor(self) -> str | None:
         return self._kept.next_cursor
+
+
+def _key(following: Following, query: Query[Any]) -> Hashable:
+    """Return what an answer is remembered under: within one history, so that no answer of another one is ever taken for it."""
+    return following, query.id if isinstance(query, GetTask) else query
 
 
 def _kind(query: Query[Any]) -> Any:

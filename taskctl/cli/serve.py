@@ -11,7 +11,7 @@ import typer
 from taskctl import wiring
 from taskctl.cli.call import Call, command, let_go
 from taskctl.errors import UsageError
-from taskctl.observe import DatabaseAway, DatabaseBack, Event, RedisAway, RedisBack, RequestDone
+from taskctl.observe import DatabaseAway, DatabaseBack, Event, RedisAway, RedisBack, RedisRefuses, RequestDone
 
 if TYPE_CHECKING:
     import asyncio
@@ -62,8 +62,10 @@ def serve(
                 line = f"the database is away: {why}"
             case DatabaseBack(seconds) if serving:
                 line = f"the database is back, after {seconds:.1f} s"
-            case RedisAway(why) if serving:
+            case RedisAway(why):
                 line = f"Redis is away: {why}"
+            case RedisRefuses(why):
+                line = f"Redis takes nothing new: {why}"
             case RedisBack(seconds) if serving:
                 line = f"Redis is back, after {seconds:.1f} s"
             case _:

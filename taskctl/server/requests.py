@@ -55,9 +55,12 @@ def tasks_of(request: web.Request) -> TaskService:
 
 async def ask(request: web.Request, query: Query[T]) -> Read[T]:
     """Have a question answered, as new as the request wants it: from the database itself, or not older than what it has seen."""
-    said = request.headers.get("Cache-Control")
-    fresh = said is not None and any(word.strip().lower() in ("no-cache", "no-store", "max-age=0") for word in said.split(","))
+    said = request.headers.getall("Cache-Control", ())
+    fresh = bool(said) and any(word.strip().lower() in _AFRESH for line in said for word in line.split(","))
     return await tasks_of(request).ask(query, at=request.headers.get(AT, ""), fresh=fresh)
+
+
+_AFRESH: Final = ("no-cache", "no-store", "max-age=0")
 
 
 def where_from(read: Read[Any] | TaskctlError) -> dict[str, str]:
@@ -71,10 +74,10 @@ def where_from(read: Read[Any] | TaskctlError) -> dict[str, str]:
 
 _FORWARDED: Final = {
     "miss": "fwd=miss",
-    "bypass": "fwd=request",
+    "request": "fwd=request",
     "lease": "fwd=stale; detail=lease",
     "unfollowed": "fwd=miss; detail=unfollowed",
-    "uncacheable": "fwd=bypass",
+    "bypass": "fwd=bypass",
 }
 """Why an answer is from the database: it was remembered nowhere; the request wanted that; the end of the log is not known;
 the log has not been looked at yet; such answers are not remembered."""

@@ -11,6 +11,7 @@ writer may wait: a batch that is there has happened, one that is not is written 
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections import deque
@@ -34,11 +35,19 @@ SPLIT_MIN = 16
 """So many changesets that find nothing under way go out as two batches, where two may be."""
 
 
-Told: TypeAlias = Callable[[str, Sequence[Step]], None]
+_log = logging.getLogger("taskctl.storage")
+
+Told: TypeAlias = Callable[[Sequence[Step]], None]
 
 
-def ignore_steps(workspace: str, steps: Sequence[Step]) -> None:
-    """Tell nobody of them."""
+def nobody(workspace: str) -> Told:
+    """Return who is told of what is written: nobody."""
+    del workspace
+    return _unheard
+
+
+def _unheard(steps: Sequence[Step]) -> None:
+    del steps
 
 
 class _Waiting(NamedTuple):
@@ -60,13 +69,15 @@ class Committer:
     """Gathers changesets into batches, and has the ledger write them.
 
     width: how many transactions of a workspace may be under way; patience: for how many seconds an outcome that is in doubt is
-    looked for, before it is OutcomeUnknown. told: is called with the entries of each batch that is durable, before anybody has
-    an answer.
+    looked for, before it is OutcomeUnknown. watch: is called with the workspace before each batch; what it returns is told of
+    the batch's entries, once they are durable and before anybody has an answer.
     """
 
-    def __init__(self, ledger: Ledger, observer: Observer, *, width: int, patience: float, told: Told) -> None:
+    def __init__(
+        self, ledger: Ledger, observer: Observer, *, width: int, patience: float, watch: Callable[[str], Told] = nobody
+    ) -> None:
         self._ledger = ledger
-        self._told = told
+        self._watch = watch
         self._observer = observer
         self._width = width
         self._patience = patience
@@ -130,11 +141,12 @@ class Committer:
 
     async def _write(self, workspace: str, batch: Sequence[_Waiting], deadline: float) -> None:
         started = time.perf_counter()
+        told = self._watch(workspace)
         try:
             entered = await self._ledger.write(workspace, [waiting.pending for waiting in batch])
         except Doubtful as e:
             # Whatever was spent on getting there: the log is looked at.
-            self._start(self._settle(workspace, batch, e.value, max(deadline, time.monotonic() + self._patience)))
+            self._start(self._settle(workspace, batch, e.value, told, max(deadline, time.monotonic() + self._patience)))
         except Exception as e:
             if len(batch) > 1 and not isinstance(e, TaskctlError):
                 # The database refused something in the batch: one by one, only the guilty one fails.
@@ -145,22 +157,25 @@ class Committer:
                 if not waiting.outcome.done():
                     waiting.outcome.set_exception(e)
         else:
-            self._committed(workspace, batch, entered, time.perf_counter() - started)
+            self._committed(workspace, batch, entered, told, time.perf_counter() - started)
 
-    def _committed(self, workspace: str, batch: Sequence[_Waiting], entered: Entered, seconds: float) -> None:
+    def _committed(self, workspace: str, batch: Sequence[_Waiting], entered: Entered, told: Told, seconds: float) -> None:
         lane = self._lanes.get(workspace)
         operations = sum(waiting.operations for waiting in batch)
         self._observer(BatchCommitted(workspace, len(batch), operations, len(lane.waiting) if lane else 0, seconds))
-        self._told(workspace, entered.steps)
+        try:
+            told(entered.steps)
+        except Exception:  # it is written all the same, and whoever waits is to know
+            _log.exception("what was written could not be told")
         _answer(batch, entered.outcomes)
 
-    async def _settle(self, workspace: str, batch: Sequence[_Waiting], entered: Entered, deadline: float) -> None:
+    async def _settle(self, workspace: str, batch: Sequence[_Waiting], entered: Entered, told: Told, deadline: float) -> None:
         """Find out what became of a batch whose commit was cut off."""
         started = time.perf_counter()
         while time.monotonic() < deadline:
             try:
                 if await self._ledger.has(workspace, entered):
-                    self._committed(workspace, batch, entered, time.perf_counter() - started)
+                    self._committed(workspace, batch, entered, told, time.perf_counter() - started)
                 else:
                     await self._write(workspace, batch, deadline)
                 return

@@ -131,7 +131,7 @@ class Worked(Step):
     __slots__ = ("_entry",)
 
     def __init__(self, seq: int, entry: Entry) -> None:
-        super().__init__(seq, entry.task.id)
+        super().__init__(seq, entry.task.id, 2_000 + len(entry.task.description or ""))
         self._entry = entry
 
     @property
@@ -146,7 +146,7 @@ class Stored(Step):
 
     def __init__(self, row: Row) -> None:
         """Take a row with the columns STEP."""
-        super().__init__(row[0], row[1])
+        super().__init__(row[0], row[1], 1_000 + len(row[4]) + len(row[5] or ""))
         self._row = row
         self._tasks: tuple[Task | None, Task | None] | None = None
 
