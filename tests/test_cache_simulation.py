@@ -99,8 +99,8 @@ def look_at(seeds: range) -> None:
         assert world.wrong == [], f"seed {seed}: {len(world.wrong)} wrong answers, the first: {world.wrong[0]}"
         asked += world.asked
     # The promise would be easy to keep by remembering nothing.
-    assert asked["memory"] > asked["miss"] / 5, asked
-    assert asked["redis"] > asked["miss"] / 5, asked
+    assert asked["memory"] > asked["miss"] / 10, asked
+    assert asked["redis"] > asked["miss"] / 10, asked
 
 
 # Each guard is taken out in turn, and then something is found. What else is checked besides would be no guard.
