@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from taskctl.cache.feed import Feed, Following, Moments
+from taskctl.cache.feed import Feed, Following, Look, Moments
 from taskctl.cache.memory import Kept
 from taskctl.cache.tasks import CachedTasks, _key
 from taskctl.log import Recent, Step
@@ -210,3 +210,15 @@ def test_what_is_remembered_of_one_history_is_never_taken_for_that_of_another(qu
     one, other = Following(Moments()), Following(Moments())
     assert _key(one, query) == _key(one, query)
     assert _key(one, query) != _key(other, query)
+
+
+def test_a_look_that_began_before_a_doubt_does_not_end_it() -> None:
+    following = Following(Moments())
+    following.join(Moments().begin(), Recent("e", "e", 3, 0, {}))
+    assert following.leased
+    before = Look(Moments().begin(), following.doubts, following.known)
+    following.doubt()
+    assert following.advance(before, 3, [])
+    assert not following.leased
+    assert following.advance(Look(Moments().begin(), following.doubts, following.known), 3, [])
+    assert following.leased
