@@ -215,10 +215,10 @@ def test_what_is_remembered_of_one_history_is_never_taken_for_that_of_another(qu
 def test_a_look_that_began_before_a_doubt_does_not_end_it() -> None:
     following = Following(Moments())
     following.join(Moments().begin(), Recent("e", "e", 3, 0, {}))
-    assert following.leased
     before = Look(Moments().begin(), following.doubts, following.known)
+    leased = [following.leased]
     following.doubt()
-    assert following.advance(before, 3, [])
-    assert not following.leased
-    assert following.advance(Look(Moments().begin(), following.doubts, following.known), 3, [])
-    assert following.leased
+    for look in (before, Look(Moments().begin(), following.doubts, following.known)):
+        assert following.advance(look, 3, [])
+        leased.append(following.leased)
+    assert leased == [True, False, True]
