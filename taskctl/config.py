@@ -38,6 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: int = 8080
     migrate: Literal["auto", "check", "off"] = "check"
     drain_seconds: float = 0.0
+    auth: Literal["none", "tokens"] = "none"
+    allow_anonymous: bool = False
     cache_bytes: int = 64 * 1024 * 1024
     redis_url: str = ""
     redis_password_file: str = ""

@@ -148,6 +148,41 @@ class MethodUnknown(InvalidRequest):
     title = "There is no such method"
 
 
+class InvalidBody(TaskctlError):
+    """The members of a body that is no task break its rules; `errors` names each of them."""
+
+    code = "invalid_body"
+    status = 422
+    exit_code = 6
+    title = "The body is not valid"
+
+
+class Misdirected(InvalidRequest):
+    """The request is for a host that this server does not go by."""
+
+    code = "misdirected_request"
+    status = 421
+    title = "This is not the host that was asked for"
+
+
+class Unauthenticated(TaskctlError):
+    """Who asks is not known: there is no token, or it is worth nothing, or nothing any more."""
+
+    code = "unauthenticated"
+    status = 401
+    exit_code = 5
+    title = "A token is needed"
+
+
+class Forbidden(TaskctlError):
+    """It is known who asks, and they may not. `scope`: what they would need, if that is what is missing."""
+
+    code = "forbidden"
+    status = 403
+    exit_code = 5
+    title = "This is not allowed"
+
+
 class IdempotencyMismatch(TaskctlError):
     """The idempotency key was another request's."""
 
@@ -216,6 +251,19 @@ class Unavailable(TaskctlError):
     status = 503
     exit_code = 7
     title = "Not available now"
+    retryable = True
+
+    def __init__(self, detail: str, *, retry_after: int = 1, **extra: Any) -> None:
+        super().__init__(detail, retry_after=retry_after, **extra)
+
+
+class TooManyRequests(TaskctlError):
+    """More was asked for than the server allows in that time. `retry_after`: seconds until it is worth trying again."""
+
+    code = "too_many_requests"
+    status = 429
+    exit_code = 7
+    title = "Too many requests"
     retryable = True
 
     def __init__(self, detail: str, *, retry_after: int = 1, **extra: Any) -> None:

@@ -5,11 +5,14 @@ an `Observer` makes of it what it likes. An observer is called on the path of a 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 
 class RequestDone(NamedTuple):
-    """An HTTP request was answered. route: its template, or "" if none fitted; seconds: until the answer was ready."""
+    """An HTTP request was answered. route: its template, or "" if none fitted; seconds: until the answer was ready.
+
+    workspace, token: whose it was, and the id of the token that says so; "" where nobody had to say, or could.
+    """
 
     method: str
     path: str
@@ -17,6 +20,23 @@ class RequestDone(NamedTuple):
     status: int
     seconds: float
     request_id: str
+    workspace: str = ""
+    token: str = ""
+
+
+class Audited(NamedTuple):
+    """Something happened to a token, or with one: it was created, revoked, or refused.
+
+    token: its id, "" if there is none in what was shown; by: the id of the token that did it, "" for whoever has the database;
+    address: from where; why: it was refused.
+    """
+
+    action: Literal["created", "revoked", "refused"]
+    token: str
+    workspace: str = ""
+    by: str = ""
+    address: str = ""
+    why: str = ""
 
 
 class StatementDone(NamedTuple):
@@ -91,6 +111,7 @@ class RedisBack(NamedTuple):
 
 Event: TypeAlias = (
     RequestDone
+    | Audited
     | StatementDone
     | BatchCommitted
     | DatabaseAway

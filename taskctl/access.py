@@ -1,0 +1,270 @@
+"""Who may do what: tokens, their scopes and workspaces; the rules as pure functions, and `AccessService`.
+
+A token is `tc_<kind>_<id>_<secret>_<checksum>`: the id finds it, the secret (256 bits) proves it, and the checksum tells a slip of
+the pen, or a scanner for secrets, from a token without asking anybody. Only a hash of it is ever stored.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+
+import msgspec
+
+from taskctl.errors import Conflict, FieldError, Forbidden, InvalidBody, NotFound
+
+Scope: TypeAlias = Literal["tasks:read", "tasks:write", "admin"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+"""From the narrowest to the widest; each includes those before it."""
+HOME: Final = "default"
+"""The workspace that every database has. Its admins look after the others."""
+KIND: Final = "api"
+"""The kind of token that there is: for programs and people who use the API."""
+
+_DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ID, _SECRET, _CHECKSUM = 12, 43, 6
+TOKEN_ID: Final = re.compile(rf"[0-9A-Za-z]{{{_ID}}}")
+_TOKEN: Final = re.compile(rf"tc_([a-z]+)_([0-9A-Za-z]{{{_ID}}})_[0-9A-Za-z]{{{_SECRET}}}_([0-9A-Za-z]{{{_CHECKSUM}}})")
+_SECRETS: Final = re.compile(rf"(tc_[a-z]+_[0-9A-Za-z]{{{_ID}}})_[0-9A-Za-z]{{16,}}(_[0-9A-Za-z]*)?")
+_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,62}[A-Za-z0-9])?")
+_WORKSPACE: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+
+
+# ------------------------------------------------------------------------------------------------------------- the secret
+
+
+def new_secret() -> tuple[str, str]:
+    """Return the id of a new token, and the token itself: the only time that it is to be had."""
+    id = "".join(secrets.choice(_DIGITS) for _ in range(_ID))
+    bare = f"tc_{KIND}_{id}_{_base62(secrets.randbits(256), _SECRET)}"
+    return id, f"{bare}_{_checksum(bare)}"
+
+
+def id_of(token: str) -> str | None:
+    """Return the id in a token, None if it cannot be one: it has another form, or a character is not what it was."""
+    found = _TOKEN.fullmatch(token)
+    return found[2] if found and found[3] == _checksum(token[: -_CHECKSUM - 1]) else None
+
+
+def hash_of(token: str) -> str:
+    """Return what is stored of a token. Its secret has 256 random bits, so a quick hash is as good as a slow one."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def is_token(token: str, hashed: str) -> bool:
+    """Return whether this is the token with that hash; it takes as long if it is not."""
+    return hmac.compare_digest(hash_of(token), hashed)
+
+
+def redacted(text: str) -> str:
+    """Return a text with the secrets of all tokens in it taken out; which tokens they were can still be told."""
+    return _SECRETS.sub(r"\1_[secret]", text) if "tc_" in text else text
+
+
+def _checksum(bare: str) -> str:
+    return _base62(zlib.crc32(bare.encode()), _CHECKSUM)
+
+
+def _base62(number: int, width: int) -> str:
+    digits = ""
+    while number:
+        number, rest = divmod(number, 62)
+        digits = _DIGITS[rest] + digits
+    return digits.rjust(width, "0")
+
+
+# ------------------------------------------------------------------------------------------------------------- the callers
+
+
+class Caller(NamedTuple):
+    """Who asks for something: with which token ("" where none is needed), called what, in which workspace, allowed what."""
+
+    token: str
+    name: str | None
+    workspace: str
+    scopes: tuple[Scope, ...]
+    expires_at: datetime | None = None
+
+    def may(self, scope: Scope) -> bool:
+        """Return whether a scope is included in those of the caller."""
+        return max(map(SCOPES.index, self.scopes)) >= SCOPES.index(scope)
+
+    def require(self, scope: Scope) -> None:
+        """Raise Forbidden if a scope is not included in those of the caller."""
+        if not self.may(scope):
+            raise Forbidden(f"this needs the scope {scope}, and the token has {', '.join(self.scopes)}", scope=scope)
+
+    @property
+    def is_keeper(self) -> bool:
+        """Whether the caller looks after all workspaces."""
+        return self.workspace == HOME and self.may("admin")
+
+    def place(self, workspace: str | None) -> str:
+        """Return which workspace is meant, the caller's own if none is named. Raises Forbidden for one that is not theirs."""
+        if workspace is not None and workspace != self.workspace and not self.is_keeper:
+            raise Forbidden(f"only an admin of the workspace {HOME!r} may name another one")
+        return self.workspace if workspace is None else workspace
+
+
+OWNER: Final = Caller("", None, HOME, ("admin",))
+"""Whoever has the database itself in their hands."""
+
+
+# --------------------------------------------------------------------------------------------------- tokens and workspaces
+
+
+class NewToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token to be made.
+
+    name: what the log will call whoever uses it; no two tokens in use have the same in one workspace. workspace: the maker's
+    own if it is None. expires_at: from when on it is worth nothing, None for never.
+
+    Raises InvalidBody.
+    """
+
+    name: str
+    scopes: tuple[Scope, ...]
+    workspace: str | None = None
+    expires_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        errors = []
+        if not _NAME.fullmatch(self.name):
+            said = "1 to 64 of A-Z a-z 0-9 . _ @ + -, beginning and ending with a letter or digit"
+            errors.append(FieldError("/name", "invalid", f"a name is {said}"))
+        if not self.scopes or len(set(self.scopes)) < len(self.scopes):
+            errors.append(FieldError("/scopes", "invalid", "at least one scope is needed, and each only once"))
+        if self.expires_at is not None and self.expires_at.tzinfo is None:
+            errors.append(FieldError("/expires_at", "invalid", "an instant needs its offset from UTC"))
+        if errors:
+            raise InvalidBody("; ".join(e.detail for e in errors), errors=errors)
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a token. last_used_at is up to a minute behind; created_by is the name of the token that made it."""
+
+    id: str
+    name: str
+    workspace: str
+    scopes: tuple[Scope, ...]
+    created_at: datetime
+    created_by: str | None
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+    def caller(self) -> Caller:
+        """Return who uses it."""
+        return Caller(self.id, self.name, self.workspace, self.scopes, self.expires_at)
+
+
+class Minted(msgspec.Struct, frozen=True):
+    """A token that was made, and its secret, which is told this once."""
+
+    token: Token
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"Minted({self.token!r})"
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """The tokens of a workspace, revoked and expired ones too, the newest first."""
+
+    items: tuple[Token, ...]
+
+
+class Workspace(msgspec.Struct, frozen=True):
+    """A workspace: tasks, log and tokens of their own."""
+
+    name: str
+    created_at: datetime | None
+    """None for the one that the database has from the beginning."""
+
+
+class Workspaces(msgspec.Struct, frozen=True):
+    """The workspaces, by name."""
+
+    items: tuple[Workspace, ...]
+
+
+class Me(msgspec.Struct, frozen=True):
+    """Who the caller is. token, name and expires_at are None on a server that needs no token."""
+
+    token: str | None
+    name: str | None
+    workspace: str
+    scopes: tuple[Scope, ...]
+    expires_at: datetime | None
+
+
+def me(caller: Caller) -> Me:
+    """Return what a caller is told about itself."""
+    return Me(caller.token or None, caller.name, caller.workspace, caller.scopes, caller.expires_at)
+
+
+def require_narrower(caller: Caller, new: NewToken) -> None:
+    """Raise Forbidden if a token would outdo the caller who makes it: in scopes, or in time."""
+    for scope in new.scopes:
+        caller.require(scope)
+    if caller.expires_at is not None and (new.expires_at is None or new.expires_at > caller.expires_at):
+        raise Forbidden(f"a token cannot make one that outlives it; it expires at {caller.expires_at:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def workspace_name(name: Any) -> str:
+    """Return the name of a workspace. Raises InvalidBody for what cannot be one."""
+    if not isinstance(name, str) or not _WORKSPACE.fullmatch(name):
+        said = "a workspace is called 1 to 64 of a-z 0-9 . _ -, beginning and ending with a letter or digit"
+        raise InvalidBody(said, errors=[FieldError("/name", "invalid", said)])
+    return name
+
+
+def no_token(id: str) -> NotFound:
+    """Return the failure to find a token."""
+    return NotFound(f"there is no token {redacted(id)}")
+
+
+def taken(what: str, name: str) -> Conflict:
+    """Return the failure to give a name twice."""
+    return Conflict(f"there is a {what} {name!r} already", name=name)
+
+
+def joined(scopes: Iterable[Scope]) -> tuple[Scope, ...]:
+    """Return scopes in their order."""
+    return tuple(sorted(scopes, key=SCOPES.index))
+
+
+class AccessService(ABC):
+    """The tokens and workspaces of a place, for one caller."""
+
+    @abstractmethod
+    async def me(self) -> Me:
+        """Return who the caller is."""
+
+    @abstractmethod
+    async def tokens(self, workspace: str | None = None) -> Tokens:
+        """Return the tokens of a workspace, the caller's own if it is None. Raises Forbidden, NotFound."""
+
+    @abstractmethod
+    async def mint(self, new: NewToken) -> Minted:
+        """Make a token. Raises Forbidden, Conflict (the name is in use), NotFound (no such workspace)."""
+
+    @abstractmethod
+    async def revoke(self, id: str) -> None:
+        """Make a token worth nothing, within 2 seconds on every server. One that is revoked already stays so.
+
+        Raises Forbidden, NotFound.
+        """
+
+    @abstractmethod
+    async def workspaces(self) -> Workspaces:
+        """Return the workspaces. Raises Forbidden."""
+
+    @abstractmethod
+    async def add_workspace(self, name: str) -> Workspace:
+        """Make a workspace. Raises Forbidden, Conflict (there is one), InvalidBody (what cannot be a name)."""
