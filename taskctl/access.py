@@ -1,7 +1,7 @@
 """Who may do what: tokens, their scopes and workspaces; the rules as pure functions, and `AccessService`.
 
-A token is `tc_<kind>_<id>_<secret>_<checksum>`: the id finds it, the secret (256 bits) proves it, and the checksum tells a slip of
-the pen, or a scanner for secrets, from a token without asking anybody. Only a hash of it is ever stored.
+A token is `tc_<kind>_<id>_<secret>_<checksum>`: the id finds it, the secret (256 bits) proves it, and the checksum tells
+a slip of the pen from a token without asking anybody, as scanners for secrets do. Only a hash of it is ever stored.
 """
 
 import hashlib
@@ -183,8 +183,6 @@ class Workspace(msgspec.Struct, frozen=True):
     """A workspace: tasks, log and tokens of their own."""
 
     name: str
-    created_at: datetime | None
-    """None for the one that the database has from the beginning."""
 
 
 class Workspaces(msgspec.Struct, frozen=True):
