@@ -18,6 +18,7 @@ from taskctl import Changeset, IdempotencyKey, Settings, TaskctlError, TaskServi
 from taskctl.errors import StorageFull
 from taskctl.observe import ignore
 from taskctl.server import requests
+from taskctl.server.admission import Opened
 from taskctl.server.app import make_app
 from taskctl.tasks import CacheStats, Query, Read, Remembering, Source, T, Written
 from tests.support import Api, Server, Shell, problem_of
@@ -113,7 +114,7 @@ class Failing(TaskService):
     async def ready(self) -> None:
         raise self._failure
 
-    def scoped(self, *, actor: str | None, source: Source) -> Self:
+    def scoped(self, *, actor: str | None, source: Source, workspace: str | None = None) -> Self:
         return self
 
 
@@ -151,8 +152,8 @@ async def client(aiohttp_client: AiohttpClient, tmp_path: Path) -> Callable[...,
             return api
 
         @asynccontextmanager
-        async def failing() -> AsyncIterator[TaskService]:
-            yield (Failing if status == 404 else Forgetful)(FAILURES.get(status, FAILURES[503]))
+        async def failing() -> AsyncIterator[Opened]:
+            yield Opened((Failing if status == 404 else Forgetful)(FAILURES.get(status, FAILURES[503])))
 
         return await aiohttp_client(make_app(failing, ignore))
 
