@@ -100,6 +100,12 @@ class Caller(NamedTuple):
         if not self.may(scope):
             raise Forbidden(f"this needs the scope {scope}, and the token has {', '.join(self.scopes)}", scope=scope)
 
+    def require_keeper(self) -> None:
+        """Raise Forbidden if the caller does not look after all workspaces."""
+        self.require("admin")
+        if not self.is_keeper:
+            raise Forbidden(f"only an admin of the workspace {HOME!r} may see and make workspaces")
+
     @property
     def is_keeper(self) -> bool:
         """Whether the caller looks after all workspaces."""

@@ -90,7 +90,7 @@ async def revoke(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-@operation("listWorkspaces", "access", needs="admin", answers={200: answer("By name.", "Workspaces", "Cache-Control")})
+@operation("listWorkspaces", "access", needs="keeper", answers={200: answer("By name.", "Workspaces", "Cache-Control")})
 async def workspaces(request: web.Request) -> web.Response:
     """Return the workspaces; for admins of `default`."""
     Parameters(request)
@@ -100,7 +100,7 @@ async def workspaces(request: web.Request) -> web.Response:
 @operation(
     "createWorkspace",
     "access",
-    needs="admin",
+    needs="keeper",
     body="NewWorkspace",
     answers={201: answer("The workspace.", "Workspace", "Cache-Control")},
     fails=[Conflict, *_WRITTEN],

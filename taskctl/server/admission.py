@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import Final, Literal, NamedTuple, TypeAlias, cast
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from aiohttp import web
 
@@ -16,8 +16,8 @@ from taskctl.errors import Forbidden, TaskctlError, Unauthenticated
 from taskctl.observe import Audited, Observer
 from taskctl.tasks import TaskService
 
-Needs: TypeAlias = Scope | Literal["token", "nothing"]
-"""What a handler needs of who asks: a scope, any token that is good, or nothing."""
+Needs: TypeAlias = Scope | Literal["keeper", "token", "nothing"]
+"""What a handler needs of who asks: a scope, to look after all workspaces, any token that is good, or nothing."""
 CHECKED_SECONDS: Final = 2.0
 """How long a token is taken for what it was when it was looked up: a revocation is in force after that, on every server."""
 AGAIN_SECONDS: Final = 1.0
@@ -75,8 +75,11 @@ class Admission:
         if self._everybody is not None:
             return self._everybody
         admitted = await self._caller(request)
-        if needs not in ("token", "nothing"):
-            admitted.caller.require(cast("Scope", needs))
+        match needs:
+            case "keeper":
+                admitted.caller.require_keeper()
+            case "tasks:read" | "tasks:write" | "admin":
+                admitted.caller.require(needs)
         return admitted
 
     async def _caller(self, request: web.Request) -> Admitted:

@@ -241,7 +241,13 @@ def operation(
             ours += ["Cache-Control", "Cache-Status"]
     failures.insert(0, InvalidRequest)
     if needs != "nothing":
-        failures += [Unauthenticated, *([Forbidden] if needs != "token" else []), Unavailable, SchemaOutdated, TaskctlError]
+        failures += [
+            Unauthenticated,
+            *([Forbidden] if needs not in ("token", "tasks:read") else []),
+            Unavailable,
+            SchemaOutdated,
+            TaskctlError,
+        ]
     given.append(_REQUEST_ID)
     failures.append(HeadersTooLarge)
     if any("Prefer" in part["name"] for part in parameters):
@@ -257,11 +263,14 @@ def operation(
         more.update(summary=summary.split(". ")[0].rstrip("."), **({"x-head": head} if head else {}))
         if description.strip():
             more["description"] = " ".join(description.split())
-        more["security"] = [] if needs == "nothing" else [{}, {"token": [] if needs == "token" else [needs]}]
+        more["security"] = [] if needs == "nothing" else [{}, {"token": _SCOPES.get(needs, [needs])}]
         noted: Described = docs(operationId=id, tags=[tag], parameters=given, responses=responses, **more)(handler)
         return needing(needs)(noted)
 
     return note
+
+
+_SCOPES: Final[Mapping[Needs, list[Needs]]] = {"token": [], "keeper": ["admin"]}
 
 
 def needing(needs: Needs) -> Callable[[Described], Described]:

@@ -29,7 +29,7 @@ from taskctl.access import (
     taken,
     workspace_name,
 )
-from taskctl.errors import Forbidden, NotFound, OutcomeUnknown
+from taskctl.errors import NotFound, OutcomeUnknown
 from taskctl.filters import micros
 from taskctl.storage.driver import Connection, Doubtful, Driver, T, Work
 from taskctl.storage.migrations import outdated
@@ -139,12 +139,12 @@ class SqlAccess(AccessService):
         await _write(self._driver, write)
 
     async def workspaces(self) -> Workspaces:
-        self._require_keeper()
+        self._caller.require_keeper()
         rows = await self._driver.fetch("SELECT name FROM workspaces ORDER BY name")
         return Workspaces(tuple(Workspace(*row) for row in rows))
 
     async def add_workspace(self, name: str) -> Workspace:
-        self._require_keeper()
+        self._caller.require_keeper()
         name = workspace_name(name)
 
         async def write(connection: Connection) -> None:
@@ -156,11 +156,6 @@ class SqlAccess(AccessService):
 
         await _write(self._driver, write)
         return Workspace(name)
-
-    def _require_keeper(self) -> None:
-        self._caller.require("admin")
-        if not self._caller.is_keeper:
-            raise Forbidden(f"only an admin of the workspace {HOME!r} may see and make workspaces")
 
 
 async def _workspace(connection: Connection, name: str) -> int:
