@@ -100,10 +100,11 @@ class RemoteTasks(TaskService):
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, *, timeout: float) -> AsyncIterator[Self]:
-        """Open the connections to a server. Raises ConfigError for an address that is none."""
+    async def open(cls, url: str, *, timeout: float, token: str = "") -> AsyncIterator[Self]:
+        """Open the connections to a server that is shown a token, if there is one. Raises ConfigError for what is no address."""
         base = _base(url)
-        async with aiohttp.ClientSession(raise_for_status=False, max_field_size=FIELD_MAX) as session:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with aiohttp.ClientSession(headers=headers, raise_for_status=False, max_field_size=FIELD_MAX) as session:
             yield cls(session, base, timeout=timeout)
 
     def scoped(self, *, actor: str | None, source: Source, workspace: str | None = None) -> Self:
