@@ -406,6 +406,23 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
     return make_app(service, observer)
 
 
+def open_to_strangers(settings: Settings) -> bool:
+    """Return whether the server will do for everybody who can reach it, from other machines, what they ask for.
+
+    Raises ConfigError if that has not been allowed.
+    """
+    from taskctl.server.serve import is_loopback
+
+    if settings.auth != "none" or is_loopback(settings.host):
+        return False
+    if not settings.allow_anonymous:
+        raise ConfigError(
+            f"{settings.host or 'the empty host'} can be reached from other machines, and everybody there could read and change all "
+            "tasks: --auth tokens lets in only who has a token, --host 127.0.0.1 only this machine, --allow-anonymous everybody"
+        )
+    return True
+
+
 async def serve(settings: Settings, *, observer: Observer, started: Callable[[str], None]) -> bool:
     """Serve the API until a signal says stop, and return whether that was somebody's ctrl-C."""
     from taskctl.server.serve import serve

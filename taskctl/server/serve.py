@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from aiohttp import web
 
@@ -19,6 +21,18 @@ STOP_SECONDS = 30.0
 
 HURRY_SECONDS = 1.0
 """The same, when somebody waits at a terminal."""
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach what listens on a host: all its addresses are of the loopback interface.
+
+    A name that cannot be resolved counts as one; listening on it will fail.
+    """
+    try:
+        found = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return True
+    return all(ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
 async def serve(
