@@ -51,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tls_cert: str = ""
     tls_key: str = ""
     trusted_proxies: str = ""
-    rate_limit_token: str = "6000/minute"
+    rate_limit_token: str = "6000/minute"  # noqa: S105  # it is none
     rate_limit_address: str = "6000/minute"
     rate_limit_failures: str = "10/minute"
     cache_bytes: int = 64 * 1024 * 1024

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from taskctl.config import Loaded, Settings, default_database
+from taskctl.config import Loaded, Settings, default_database, hosts_of, origins_of, proxies_of
 from taskctl.errors import ConfigError, Unavailable, UsageError
 from taskctl.log import Log
 from taskctl.observe import Observer, ignore
@@ -391,6 +391,15 @@ def create_app(settings: Settings | None = None) -> web.Application:
 def build_app(settings: Settings, observer: Observer) -> web.Application:
     """Return the API over the settings' database, with what happens in it told to the observer."""
     from taskctl.server.app import make_app
+    from taskctl.server.doors import Doors
+
+    doors = Doors(
+        host=settings.host,
+        hosts=hosts_of(settings),
+        origins=origins_of(settings),
+        proxies=proxies_of(settings),
+        https=bool(settings.tls_cert),
+    )
 
     def service() -> AbstractAsyncContextManager[TaskService]:
         checked = settings.migrate != "off"
@@ -403,7 +412,7 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
             cached=settings.cache_bytes > 0,
         )
 
-    return make_app(service, observer)
+    return make_app(service, observer, doors)
 
 
 def open_to_strangers(settings: Settings) -> bool:
@@ -417,8 +426,8 @@ def open_to_strangers(settings: Settings) -> bool:
         return False
     if not settings.allow_anonymous:
         raise ConfigError(
-            f"{settings.host or 'the empty host'} can be reached from other machines, and everybody there could read and change all "
-            "tasks: --auth tokens lets in only who has a token, --host 127.0.0.1 only this machine, --allow-anonymous everybody"
+            f"{settings.host or 'the empty host'} can be reached from other machines, and whoever is there could read and change "
+            "all tasks: --auth tokens lets in who has a token, --host 127.0.0.1 only this machine, --allow-anonymous everybody"
         )
     return True
 

@@ -214,7 +214,8 @@ def test_the_manual_explains_every_setting_and_no_other() -> None:
 )
 def test_what_has_several_parts_is_taken_apart(name: str, said: str, understood: set[str]) -> None:
     look = {"allowed_hosts": hosts_of, "cors_origins": origins_of, "trusted_proxies": proxies_of}[name]
-    assert look(Settings(**{name: said})) == understood
+    values: dict[str, Any] = {name: said}
+    assert look(Settings(**values)) == understood
 
 
 @pytest.mark.parametrize(
@@ -236,11 +237,13 @@ def test_what_has_several_parts_is_taken_apart(name: str, said: str, understood:
     ],
 )
 def test_what_could_let_in_the_wrong_ones_is_refused_when_settings_are_made(name: str, said: str) -> None:
+    values: dict[str, Any] = {name: said}
     with pytest.raises(ConfigError, match=name):
-        Settings(**{name: said})
+        Settings(**values)
 
 
 @pytest.mark.parametrize("said", ["", "off", "100/10 seconds", "1 per hour", "5/second"])
 def test_limits_of_rates_are_in_plain_words(said: str) -> None:
     for which in ("token", "address", "failures"):
-        assert getattr(Settings(**{f"rate_limit_{which}": said}), f"rate_limit_{which}") == said
+        values: dict[str, Any] = {f"rate_limit_{which}": said}
+        assert getattr(Settings(**values), f"rate_limit_{which}") == said

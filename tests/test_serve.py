@@ -119,7 +119,7 @@ def half_sent(server: Server, body: bytes) -> Iterator[socket.socket]:
     """Yield a connection with a request that the server works on, and whose body it has half of."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as raw:
         raw.sendall(
-            b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Expect: 100-continue\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n"
         )
         assert raw.recv(1000).startswith(b"HTTP/1.1 100 ")

@@ -68,6 +68,7 @@ WRITES = {*WITH_BODY, "removeTask"}
 ON_CACHE = {"getCache", "clearCache"}
 ON_DATA = {name for name, call in CALLS.items() if "/api/v1/" in call.path and name not in ON_CACHE} | {"readyz"}
 ON_ONE = {name for name, call in CALLS.items() if "/tasks/1" in call.path}
+PROBES = {"livez", "readyz"}
 CACHEABLE = {"getTask", "headTask", "getOpenapi", "getDocs"}
 
 
@@ -84,6 +85,7 @@ def cells() -> Iterator[tuple[str, int]]:
         412: {"getTask", "headTask", "replaceTask", "editTask", "removeTask", "writeBatch"},
         413: WITH_BODY,
         415: WITH_BODY,
+        421: set(CALLS) - PROBES,
         422: WRITES,
         431: set(CALLS),
         500: ON_DATA,
@@ -206,6 +208,8 @@ async def bring_about(api: Api, name: str, status: int) -> ClientResponse:
         case _, 415:
             more = {"data": json.dumps(body)}
             headers["Content-Type"] = "text/plain"
+        case _, 421:
+            headers["Host"] = "evil.example"
         case "removeTask", 422:
             headers["Idempotency-Key"] = "used"
             await api.post("/api/v1/tasks", json={"title": "other"}, headers=headers)

@@ -97,10 +97,8 @@ def serve(
                 let_go(sys.stderr)
 
     if wiring.open_to_strangers(call.settings):
-        print(
-            f"warning: whoever can reach {call.settings.host or 'this machine'} can read and change all tasks: no token is needed",
-            file=sys.stderr,
-        )
+        where = call.settings.host or "this machine"
+        print(f"warning: whoever can reach {where} can read and change all tasks: no token is needed", file=sys.stderr)
 
     if call.settings.migrate == "auto":
         before, after = wiring.upgrade(call.settings)

@@ -23,6 +23,7 @@ from taskctl.errors import (
 )
 from taskctl.observe import Observer, RequestDone
 from taskctl.server import docs, probes, reports, tasks
+from taskctl.server.doors import DOORS, Doors
 from taskctl.server.openapi import MERGE_PATCH
 from taskctl.server.requests import BODY_MAX, REQUEST_ID, STATE, TASKS, State, expects_to_go_on, where_from
 from taskctl.tasks import TaskService
@@ -31,20 +32,23 @@ from taskctl.wire import PROBLEM, encode, etag, problem
 _OURS = secrets.token_hex(8)
 _numbers = itertools.count()
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_ON_ALL = {"Server": "taskctl", "X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger("taskctl.server")
 
 
-def make_app(open_service: Callable[[], AbstractAsyncContextManager[TaskService]], observer: Observer) -> web.Application:
+def make_app(
+    open_service: Callable[[], AbstractAsyncContextManager[TaskService]], observer: Observer, doors: Doors | None = None
+) -> web.Application:
     """Return the application. It opens its service when it starts and closes it when it is cleaned up."""
+    doors = doors or Doors()
 
     async def service(app: web.Application) -> AsyncIterator[None]:
         async with open_service() as opened:
             app[TASKS] = opened
             yield
 
-    app = web.Application(middlewares=[_every_request(observer)])
+    app = web.Application(middlewares=[_every_request(observer, doors)])
     app[STATE] = State()
+    app[DOORS] = doors
     app.cleanup_ctx.append(service)
     routes = [*probes.routes(), *tasks.routes(), *reports.routes(), *docs.routes()]
     app.add_routes(web.route(r.method, r.path, r.handler, **{**r.kwargs, "expect_handler": _expect}) for r in routes)
@@ -56,7 +60,9 @@ async def _expect(request: web.Request) -> web.Response | None:
     try:
         expects_to_go_on(request)
     except ExpectationFailed as e:
-        return answer(e, request_id_of(request))
+        refusal = answer(e, request_id_of(request))
+        request.app[DOORS].leave(request, refusal)
+        return refusal
     return None
 
 
@@ -66,16 +72,18 @@ def request_id_of(request: web.BaseRequest) -> str:
     return given if _SANE_ID.fullmatch(given) else f"{_OURS}{next(_numbers):016x}"
 
 
-def _every_request(observer: Observer) -> Middleware:
+def _every_request(observer: Observer, doors: Doors) -> Middleware:
     """Return the middleware that gives each request its id, turns failures into problems, and tells the observer."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         request_id = request[REQUEST_ID] = request_id_of(request)
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else ""
         request.app[STATE].in_flight += 1
         try:
-            response = await handler(request)
+            response = doors.enter(request, route) or await handler(request)
         except TaskctlError as e:
             response = answer(e, request_id)
         except web.HTTPException as e:
@@ -85,10 +93,9 @@ def _every_request(observer: Observer) -> Middleware:
             response = answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
         finally:
             request.app[STATE].in_flight -= 1
+        doors.leave(request, response)
         seconds = time.perf_counter() - started
-        resource = request.match_info.route.resource
-        route = resource.canonical if resource is not None else ""
-        headers = {**_ON_ALL, "X-Request-Id": request_id, "Server-Timing": f"total;dur={seconds * 1000:.2f}"}
+        headers = {"X-Request-Id": request_id, "Server-Timing": f"total;dur={seconds * 1000:.2f}"}
         if response.status < 400 and request.method in ("GET", "HEAD") and "/api/v1/" in route:
             headers["Cache-Control"] = "no-cache"  # it may be kept, but not used without asking whether it is still so
         response.headers.update(headers)
@@ -119,8 +126,8 @@ def _told(e: web.HTTPException, request: web.Request) -> TaskctlError:
 
 
 def answer(e: TaskctlError, request_id: str) -> web.Response:
-    """Return a failure as the answer to a request."""
-    headers = {**_ON_ALL, "X-Request-Id": request_id, "Cache-Control": "no-store"}
+    """Return a failure as the answer to a request, without what the doors have to say on its way."""
+    headers = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
     if isinstance(e, Unavailable):
         headers["Retry-After"] = str(e.extra["retry_after"])
     if isinstance(e, MethodNotAllowed):

@@ -14,6 +14,7 @@ from multidict import CIMultiDict
 from taskctl.errors import HeadersTooLarge, InvalidRequest, MethodUnknown, RequestTimedOut, TaskctlError, UriTooLong
 from taskctl.observe import Observer, RequestDone
 from taskctl.server.app import answer, request_id_of
+from taskctl.server.doors import Doors
 from taskctl.server.requests import BODY_MAX, EXPECTS, expects_to_go_on
 
 LINE_MAX: Final = 64 * 1024
@@ -45,9 +46,20 @@ class Connection(web.RequestHandler):
     request is certain to be one is kept.
     """
 
-    __slots__ = ("_answered", "_application", "_body", "_gone", "_half_closed", "_hangs_up", "_left", "_observer", "_stuck")
+    __slots__ = (
+        "_answered",
+        "_application",
+        "_body",
+        "_doors",
+        "_gone",
+        "_half_closed",
+        "_hangs_up",
+        "_left",
+        "_observer",
+        "_stuck",
+    )
 
-    def __init__(self, server: web.Server, observer: Observer) -> None:
+    def __init__(self, server: web.Server, observer: Observer, doors: Doors) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -62,6 +74,7 @@ class Connection(web.RequestHandler):
         self._application = server.request_handler
         self._request_handler = self._handle
         self._observer = observer
+        self._doors = doors
         self._hangs_up = False
         self._answered = 0
         self._body: StreamReader | None = None
@@ -177,7 +190,9 @@ class Connection(web.RequestHandler):
         known = request.method != "UNKNOWN"
         path = request.rel_url.raw_path if known else "-"
         self._observer(RequestDone(request.method if known else "-", path, "", failure.status, 0.0, request_id))
-        return answer(failure, request_id)
+        response = answer(failure, request_id)
+        self._doors.leave(request, response)
+        return response
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

@@ -17,6 +17,7 @@ from taskctl.errors import (
     IdempotencyMismatch,
     InvalidRequest,
     InvalidTask,
+    Misdirected,
     OutcomeUnknown,
     Overloaded,
     PayloadTooLarge,
@@ -115,13 +116,15 @@ _HEADERS: Final[Mapping[str, Part]] = {
     "X-Content-Type-Options": {"description": "The type is what `Content-Type` says.", "schema": {"const": "nosniff"}},
     "Content-Security-Policy": {"description": "What a browser may load with it.", "schema": _TEXT},
     "Referrer-Policy": {"description": "That no other site is told.", "schema": _TEXT},
+    "Cross-Origin-Resource-Policy": {"description": "Which sites may load it; not where CORS lets them.", "schema": _TEXT},
     "Accept": {"description": "The types of which one was expected.", "schema": _TEXT},
     "Accept-Patch": {"description": "The types of which one was expected.", "schema": _TEXT},
     "Accept-Encoding": {"description": "The Content-Encoding that was expected: none.", "schema": _TEXT},
 }
 
 
-_ON_ALL: Final = ("X-Request-Id", "Server-Timing", "X-Content-Type-Options")
+_BY_DOORS: Final = ("X-Content-Type-Options", "Content-Security-Policy", "Referrer-Policy", "Cross-Origin-Resource-Policy")
+_ON_ALL: Final = ("X-Request-Id", "Server-Timing", *_BY_DOORS)
 
 
 def _headers(*names: str) -> Part:
@@ -205,12 +208,13 @@ def operation(
     fails: Iterable[type[TaskctlError]] = (),
     head: str | None = None,
     of_many: bool = False,
+    probe: bool = False,
 ) -> Callable[[Described], Described]:
     """Return a decorator that notes what a handler does. Its summary is the first line of the handler's docstring.
 
     parameters, answers, fails: its own ones; those of all operations, of all that write and of all with a body are added.
     body: the name of its body's shape; media: what it may be besides JSON; head: the id of the same operation as HEAD, where
-    that deserves a name; of_many: its failures are of one of several tasks.
+    that deserves a name; of_many: its failures are of one of several tasks; probe: it is for whoever asks, by whatever name.
     """
     of_tasks = tag != "server"
     given = [*parameters]
@@ -232,6 +236,8 @@ def operation(
             given.append(_CACHE_CONTROL)
             ours += ["Cache-Control", "Cache-Status"]
     failures.insert(0, InvalidRequest)
+    if not probe:
+        failures.append(Misdirected)
     given.append(_REQUEST_ID)
     failures.append(HeadersTooLarge)
     if any("Prefer" in part["name"] for part in parameters):
@@ -288,7 +294,7 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # it has no types
             "Problem",
             {
                 "description": "Any other failure.",
-                "headers": _headers("X-Request-Id", "X-Content-Type-Options", "Cache-Control"),
+                "headers": _headers("X-Request-Id", *_BY_DOORS, "Cache-Control"),
                 "content": {PROBLEM: {"schema": shapes.ref("Problem")}},
             },
         )

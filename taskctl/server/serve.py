@@ -10,6 +10,7 @@ from aiohttp import web
 
 from taskctl.errors import Unavailable
 from taskctl.observe import Observer
+from taskctl.server.doors import DOORS
 from taskctl.server.edge import Connection
 from taskctl.server.requests import STATE
 
@@ -56,7 +57,7 @@ async def serve(
         server = runner.server
         assert server is not None
         try:
-            listening = await loop.create_server(lambda: Connection(server, observer), host, port, backlog=128)
+            listening = await loop.create_server(lambda: Connection(server, observer, app[DOORS]), host, port, backlog=128)
         except OSError as e:
             raise Unavailable(f"cannot listen on {host} port {port}: {e.strerror}") from e
         started(f"http://{_authority(listening.sockets[0].getsockname())}")
