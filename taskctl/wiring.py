@@ -441,6 +441,7 @@ async def serve(settings: Settings, *, observer: Observer, started: Callable[[st
         host=settings.host,
         port=settings.port,
         drain_seconds=settings.drain_seconds,
+        tls=(settings.tls_cert, settings.tls_key) if settings.tls_cert else None,
         observer=observer,
         started=started,
     )

@@ -11,7 +11,17 @@ import typer
 from taskctl import wiring
 from taskctl.cli.call import Call, command, let_go
 from taskctl.errors import UsageError
-from taskctl.observe import DatabaseAway, DatabaseBack, Event, RedisAway, RedisBack, RedisRefuses, RequestDone
+from taskctl.observe import (
+    CertificateKept,
+    CertificateRenewed,
+    DatabaseAway,
+    DatabaseBack,
+    Event,
+    RedisAway,
+    RedisBack,
+    RedisRefuses,
+    RequestDone,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -88,6 +98,10 @@ def serve(
                 line = f"Redis takes nothing new: {why}"
             case RedisBack(seconds) if serving:
                 line = f"Redis is back, after {seconds:.1f} s"
+            case CertificateRenewed():
+                line = "the certificate was read again"
+            case CertificateKept(why):
+                line = f"the certificate stays as it was: {why}"
             case _:
                 line = ""
         if line:

@@ -112,7 +112,13 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp has nothing to say; asyncio asks whether to go on
         """Say whether to go on with a client that sends nothing more: if all that it has begun to ask for is there."""
-        self._half_closed = self._answered < self._request_count and self._body is not None and self._body.is_eof()
+        self._half_closed = (
+            self._answered < self._request_count
+            and self._body is not None
+            and self._body.is_eof()
+            and self.transport is not None
+            and self.transport.can_write_eof()  # an encrypted connection has no halves
+        )
         return self._half_closed
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -206,7 +212,8 @@ class Connection(web.RequestHandler):
         elif self._hangs_up and self.transport is not None:
             self._left = LINGER_BYTES
             self._gone = asyncio.get_running_loop().create_future()
-            self.transport.write_eof()
+            if self.transport.can_write_eof():  # not where it is encrypted
+                self.transport.write_eof()
             self.transport.resume_reading()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_SECONDS):
