@@ -393,12 +393,18 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
     from taskctl.server.app import make_app
     from taskctl.server.doors import Doors
 
+    rates = None
+    if settings.auth == "tokens":
+        from taskctl.server.rates import Rates
+
+        rates = Rates(token=settings.rate_limit_token, address=settings.rate_limit_address, failures=settings.rate_limit_failures)
     doors = Doors(
         host=settings.host,
         hosts=hosts_of(settings),
         origins=origins_of(settings),
         proxies=proxies_of(settings),
         https=bool(settings.tls_cert),
+        rates=rates,
     )
 
     def service() -> AbstractAsyncContextManager[TaskService]:

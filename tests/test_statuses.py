@@ -87,6 +87,7 @@ def cells() -> Iterator[tuple[str, int]]:
         415: WITH_BODY,
         421: set(CALLS) - PROBES,
         422: WRITES,
+        429: set(CALLS) - PROBES,
         431: set(CALLS),
         500: ON_DATA,
         503: {*ON_DATA, "clearCache"},
@@ -147,6 +148,10 @@ async def client(aiohttp_client: AiohttpClient, tmp_path: Path) -> Callable[...,
     """Return what makes a client of an application that is fit for a status of an operation."""
 
     async def make(status: int, name: str = "") -> Api:
+        if status == 429:
+            settings = Settings(database_url=f"sqlite:///{tmp_path}/tasks.db", auth="tokens", rate_limit_address="1/minute")
+            limited: Api = await aiohttp_client(create_app(settings))
+            return limited
         if status not in FAILURES and (name, status) not in {("getCache", 404), ("clearCache", 404)}:
             api: Api = await aiohttp_client(create_app(Settings(database_url=f"sqlite:///{tmp_path}/tasks.db")))
             assert (await api.post("/api/v1/tasks", json={"title": "first"})).status == 201
@@ -231,20 +236,22 @@ async def test_a_status(
     if status == 408:
         monkeypatch.setattr(requests, "BODY_SECONDS", 0.05)
     api = await client(status, name)
+    document = await (await api.get("/openapi.json")).json()
     answer = await bring_about(api, name, status)
     assert answer.status == status
-    is_told(await (await api.get("/openapi.json")).json(), name, status, answer.headers, await answer.read())
+    is_told(document, name, status, answer.headers, await answer.read())
     if status >= 400 and CALLS[name].method != "HEAD":
         codes = {cls.code for cls in known_failures() if cls.status == status}
         problem = json.loads(await answer.read())
         assert problem["code"] in codes
         await problem_of(answer, status, problem["code"])
-    assert ("Retry-After" in answer.headers) == (status in (503, 507))
+    assert ("Retry-After" in answer.headers) == (status in (429, 503, 507))
+    assert ("RateLimit" in answer.headers) == (status == 429)
     assert bool(caplog.records) == (status == 500)
 
 
 ON_EVERY_ANSWER = {"Date", "Server", "Connection", "Content-Type", "Content-Length"}
-SOMETIMES = {"Link", "Idempotency-Replayed", "Preference-Applied", "Accept-Encoding"}
+SOMETIMES = {"Link", "Idempotency-Replayed", "Preference-Applied", "Accept-Encoding", "RateLimit", "RateLimit-Policy"}
 """Headers that these calls need not bring about; the other ones in the document are always there."""
 
 

@@ -5,8 +5,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -18,6 +19,7 @@ from taskctl.errors import (
     NotFound,
     PayloadTooLarge,
     TaskctlError,
+    TooManyRequests,
     Unavailable,
     UnsupportedMediaType,
 )
@@ -130,6 +132,8 @@ def answer(e: TaskctlError, request_id: str) -> web.Response:
     headers = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
     if isinstance(e, Unavailable):
         headers["Retry-After"] = str(e.extra["retry_after"])
+    if isinstance(e, TooManyRequests):
+        headers |= _too_much(e.extra)
     if isinstance(e, MethodNotAllowed):
         headers["Allow"] = ", ".join(e.extra["allow"])
     if isinstance(e, UnsupportedMediaType):
@@ -140,6 +144,15 @@ def answer(e: TaskctlError, request_id: str) -> web.Response:
         headers.update(where_from(e))
     body = encode(problem(e, request_id=request_id))
     return web.Response(body=body, status=e.status, content_type=PROBLEM, headers=headers)
+
+
+def _too_much(told: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the answer says of the limit that was reached (draft-ietf-httpapi-ratelimit-headers)."""
+    return {
+        "Retry-After": str(told["retry_after"]),
+        "RateLimit-Policy": f'"{told["limit"]}";q={told["quota"]};w={told["window"]}',
+        "RateLimit": f'"{told["limit"]}";r=0;t={told["retry_after"]}',
+    }
 
 
 def _accepted(e: UnsupportedMediaType) -> dict[str, str]:

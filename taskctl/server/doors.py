@@ -7,11 +7,14 @@ import re
 import socket
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from taskctl.errors import Misdirected
+
+if TYPE_CHECKING:
+    from taskctl.server.rates import Rates
 
 CSP: Final = "Content-Security-Policy"
 _CORP: Final = "Cross-Origin-Resource-Policy"
@@ -48,7 +51,8 @@ class Doors:
     """What a server is told about those who may come in, and whom it believes.
 
     host: the setting, a name that it goes by; hosts: more of them, `*.example.com`, `*`; origins: those whose pages may use the
-    API, or `*`; proxies: networks whose word about the client's address is taken; https: whether it is served by HTTPS only.
+    API, or `*`; proxies: networks whose word about the client's address is taken; https: whether it is served by HTTPS only;
+    rates: how much may be asked for, None for any number.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Doors:
         origins: Collection[str] = (),
         proxies: Iterable[str] = (),
         https: bool = False,
+        rates: "Rates | None" = None,
     ) -> None:
         self._any = "*" in hosts
         self._names = {"localhost", host.lower(), socket.gethostname().lower()} | {h for h in hosts if not h.startswith("*")}
@@ -66,6 +71,7 @@ class Doors:
         self._origins = frozenset(origins)
         self._proxies = tuple(map(ip_network, proxies))
         self._https = https
+        self.rates = rates
         self._verdicts: dict[str, Mapping[str, str] | None] = {}
 
     # ------------------------------------------------------------------------------------------------------- on the way in
@@ -73,10 +79,12 @@ class Doors:
     def enter(self, request: web.Request, route: str) -> web.Response | None:
         """Return the answer to a request that only asks whether another one may come; None for any other.
 
-        route: the template of its address. Raises Misdirected.
+        route: the template of its address. Raises Misdirected, TooManyRequests.
         """
         if self._headers_at(request.headers.get("Host", "")) is None and not route.endswith(PROBES):
             raise Misdirected("the server does not go by the name in Host; the setting allowed_hosts adds names")
+        if self.rates is not None and not route.endswith(PROBES):
+            self.rates.asked(self.address_of(request))
         if (
             self._origins
             and request.method == "OPTIONS"
@@ -146,8 +154,9 @@ class Doors:
             return str(peer or "")
         said = ",".join(request.headers.getall("X-Forwarded-For", ())).split(",")
         while said and any(peer in network for network in self._proxies):
-            before = _address(said.pop().strip())
-            if before is None:
+            entry = said.pop().strip()
+            before = _address(entry)
+            if before is None or "%" in entry:  # a zone means nothing on another machine
                 break
             peer = before
         return str(peer)

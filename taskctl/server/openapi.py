@@ -25,6 +25,7 @@ from taskctl.errors import (
     SchemaOutdated,
     StorageFull,
     TaskctlError,
+    TooManyRequests,
     Unavailable,
     UnsupportedMediaType,
 )
@@ -104,6 +105,11 @@ _HEADERS: Final[Mapping[str, Part]] = {
     "Location": {"description": "Where the task is from now on.", "schema": {"type": "string", "format": "uri-reference"}},
     "Link": {"description": 'The next page, as `<...>; rel="next"`, if there is one.', "schema": _TEXT},
     "Retry-After": {"description": "A sensible number of seconds to wait.", "schema": {"type": "integer", "minimum": 0}},
+    "RateLimit": {
+        "description": "With tokens: how many more requests (r) there may be in how many seconds (t).",
+        "schema": _TEXT,
+    },
+    "RateLimit-Policy": {"description": "With tokens: the limit, so many (q) in so many seconds (w).", "schema": _TEXT},
     "Idempotency-Replayed": {
         "description": "This is the answer to an earlier request with the same key.",
         "schema": {"type": "string", "const": "true"},
@@ -125,6 +131,7 @@ _HEADERS: Final[Mapping[str, Part]] = {
 
 _BY_DOORS: Final = ("X-Content-Type-Options", "Content-Security-Policy", "Referrer-Policy", "Cross-Origin-Resource-Policy")
 _ON_ALL: Final = ("X-Request-Id", "Server-Timing", *_BY_DOORS)
+_BY_TOKENS: Final = ("RateLimit", "RateLimit-Policy")
 
 
 def _headers(*names: str) -> Part:
@@ -167,8 +174,8 @@ def _problems(fails: Iterable[type[TaskctlError]], *, of_one: bool, reads: bool,
             known.append(failure)
     answers: dict[str, Part] = {}
     for status, classes in sorted(by_status.items()):
-        names = list(_ON_ALL)
-        if any(issubclass(cls, Unavailable) for cls in classes):
+        names = [*_ON_ALL, *_BY_TOKENS]
+        if any(issubclass(cls, Unavailable | TooManyRequests) for cls in classes):
             names.append("Retry-After")
         if status in (404, 409, 412) and of_one:
             names.append("X-Taskctl-Seq")
@@ -179,7 +186,7 @@ def _problems(fails: Iterable[type[TaskctlError]], *, of_one: bool, reads: bool,
         if status == 415:
             names += ["Accept", "Accept-Encoding", *(["Accept-Patch"] if patches else [])]
         if status == 431:  # whoever says so has not read the request
-            names.remove("Server-Timing")
+            names = [name for name in names if name not in ("Server-Timing", *_BY_TOKENS)]
         names.append("Cache-Control")
         answers[str(status)] = {
             "description": "; ".join(f"{cls.title} (`{cls.code}`)" for cls in classes),
@@ -219,7 +226,7 @@ def operation(
     of_tasks = tag != "server"
     given = [*parameters]
     failures: list[type[TaskctlError]] = [*fails]
-    ours = list(_ON_ALL)
+    ours = [*_ON_ALL, *_BY_TOKENS]
     more: Part = {}
     if writes:
         given += [_DRY_RUN, _KEY]
@@ -237,7 +244,7 @@ def operation(
             ours += ["Cache-Control", "Cache-Status"]
     failures.insert(0, InvalidRequest)
     if not probe:
-        failures.append(Misdirected)
+        failures += [Misdirected, TooManyRequests]
     given.append(_REQUEST_ID)
     failures.append(HeadersTooLarge)
     if any("Prefer" in part["name"] for part in parameters):
