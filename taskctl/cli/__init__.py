@@ -20,6 +20,8 @@ _NOUNS: Mapping[str, str] = {
     "db": "taskctl.cli.db",
     "api": "taskctl.cli.api",
     "cache": "taskctl.cli.cache",
+    "token": "taskctl.cli.token",
+    "workspace": "taskctl.cli.workspace",
     "version": "taskctl.cli.version",
 }
 

@@ -14,21 +14,34 @@ from aiohttp.typedefs import Handler, Middleware
 
 from taskctl.errors import (
     ExpectationFailed,
+    Forbidden,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
     TaskctlError,
     TooManyRequests,
+    Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
 )
 from taskctl.observe import Observer, RequestDone
-from taskctl.server import docs, probes, reports, tasks
+from taskctl.server import access, docs, probes, reports, tasks
+from taskctl.server.admission import Admission, Needs, Opened
 from taskctl.server.doors import DOORS, Doors
 from taskctl.server.openapi import MERGE_PATCH
-from taskctl.server.requests import BODY_MAX, REQUEST_ID, STATE, TASKS, State, expects_to_go_on, where_from
-from taskctl.tasks import TaskService
+from taskctl.server.requests import (
+    ADMISSION,
+    ADMITTED,
+    BODY_MAX,
+    OBSERVER,
+    OPENED,
+    REQUEST_ID,
+    STATE,
+    State,
+    expects_to_go_on,
+    where_from,
+)
 from taskctl.wire import PROBLEM, encode, etag, problem
 
 _OURS = secrets.token_hex(8)
@@ -38,21 +51,25 @@ _log = logging.getLogger("taskctl.server")
 
 
 def make_app(
-    open_service: Callable[[], AbstractAsyncContextManager[TaskService]], observer: Observer, doors: Doors | None = None
+    open_service: Callable[[], AbstractAsyncContextManager[Opened]], observer: Observer, doors: Doors | None = None
 ) -> web.Application:
-    """Return the application. It opens its service when it starts and closes it when it is cleaned up."""
+    """Return the application. It opens what it serves when it starts and closes it when it is cleaned up."""
     doors = doors or Doors()
 
     async def service(app: web.Application) -> AsyncIterator[None]:
         async with open_service() as opened:
-            app[TASKS] = opened
-            yield
+            app[OPENED] = opened
+            app[ADMISSION] = admission = Admission(opened, observer)
+            async with admission.noting():
+                yield
 
     app = web.Application(middlewares=[_every_request(observer, doors)])
     app[STATE] = State()
+    app[OBSERVER] = observer
     app[DOORS] = doors
     app.cleanup_ctx.append(service)
-    routes = [*probes.routes(), *tasks.routes(), *reports.routes(), *docs.routes()]
+    routes = [*probes.routes(), *tasks.routes(), *reports.routes(), *access.routes(), *docs.routes()]
+    assert all(hasattr(route.handler, "needs") for route in routes), "every handler says what it needs of who asks"
     app.add_routes(web.route(r.method, r.path, r.handler, **{**r.kwargs, "expect_handler": _expect}) for r in routes)
     return app
 
@@ -81,11 +98,18 @@ def _every_request(observer: Observer, doors: Doors) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         request_id = request[REQUEST_ID] = request_id_of(request)
+        app = request.app
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else ""
-        request.app[STATE].in_flight += 1
+        app[STATE].in_flight += 1
         try:
-            response = doors.enter(request, route) or await handler(request)
+            response: web.StreamResponse | None = doors.enter(request, route)
+            if response is None:
+                # Where there is nothing, it is told to whom we know.
+                needs: Needs = getattr(request.match_info.handler, "needs", "token")
+                if needs != "nothing":
+                    request[ADMITTED] = await app[ADMISSION].admit(request, needs)
+                response = await handler(request)
         except TaskctlError as e:
             response = answer(e, request_id)
         except web.HTTPException as e:
@@ -94,16 +118,18 @@ def _every_request(observer: Observer, doors: Doors) -> Middleware:
             _log.exception("request %s failed: %s %s", request_id, request.method, request.rel_url.raw_path)
             response = answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
         finally:
-            request.app[STATE].in_flight -= 1
+            app[STATE].in_flight -= 1
         doors.leave(request, response)
         seconds = time.perf_counter() - started
         headers = {"X-Request-Id": request_id, "Server-Timing": f"total;dur={seconds * 1000:.2f}"}
         if response.status < 400 and request.method in ("GET", "HEAD") and "/api/v1/" in route:
             headers["Cache-Control"] = "no-cache"  # it may be kept, but not used without asking whether it is still so
         response.headers.update(headers)
-        if request.app[STATE].draining:
+        if app[STATE].draining:
             response.force_close()
-        observer(RequestDone(request.method, request.rel_url.raw_path, route, response.status, seconds, request_id))
+        admitted = request.get(ADMITTED)
+        whose = (admitted.caller.workspace, admitted.caller.token) if admitted is not None else ("", "")
+        observer(RequestDone(request.method, request.rel_url.raw_path, route, response.status, seconds, request_id, *whose))
         return response
 
     return middleware
@@ -130,10 +156,16 @@ def _told(e: web.HTTPException, request: web.Request) -> TaskctlError:
 def answer(e: TaskctlError, request_id: str) -> web.Response:
     """Return a failure as the answer to a request, without what the doors have to say on its way."""
     headers = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
-    if isinstance(e, Unavailable):
+    if "retry_after" in e.extra:
         headers["Retry-After"] = str(e.extra["retry_after"])
     if isinstance(e, TooManyRequests):
         headers |= _too_much(e.extra)
+    if isinstance(e, Unauthenticated):
+        # RFC 6750: whoever showed nothing is told of no error.
+        headers["WWW-Authenticate"] = 'Bearer realm="taskctl"' + (', error="invalid_token"' if "reason" in e.extra else "")
+    if isinstance(e, Forbidden):
+        scope = f', scope="{e.extra["scope"]}"' if "scope" in e.extra else ""
+        headers["WWW-Authenticate"] = f'Bearer realm="taskctl", error="insufficient_scope"{scope}'
     if isinstance(e, MethodNotAllowed):
         headers["Allow"] = ", ".join(e.extra["allow"])
     if isinstance(e, UnsupportedMediaType):
@@ -149,7 +181,6 @@ def answer(e: TaskctlError, request_id: str) -> web.Response:
 def _too_much(told: Mapping[str, Any]) -> dict[str, str]:
     """Return what the answer says of the limit that was reached (draft-ietf-httpapi-ratelimit-headers)."""
     return {
-        "Retry-After": str(told["retry_after"]),
         "RateLimit-Policy": f'"{told["limit"]}";q={told["quota"]};w={told["window"]}',
         "RateLimit": f'"{told["limit"]}";r=0;t={told["retry_after"]}',
     }

@@ -82,8 +82,8 @@ class SqlTasks(TaskService):
         self._actor = actor
         self._source = source
 
-    def scoped(self, *, actor: str | None, source: Source) -> Self:
-        return type(self)(self._ask, self._submit, workspace=self._workspace, actor=actor, source=source)
+    def scoped(self, *, actor: str | None, source: Source, workspace: str | None = None) -> Self:
+        return type(self)(self._ask, self._submit, workspace=workspace or self._workspace, actor=actor, source=source)
 
     async def ready(self) -> None:
         await self._ask(self._workspace, ChangesSince(limit=1))
@@ -92,7 +92,7 @@ class SqlTasks(TaskService):
         if changes.dry_run:
             key = None
         if key is not None and not key.request:
-            key = IdempotencyKey(key.name, digest(encode_changeset(changes)))
+            key = IdempotencyKey(key.name, digest(encode_changeset(changes)), key.owner)
         outcome = await self._submit(self._workspace, Pending(changes, self._actor, self._source, key))
         if isinstance(outcome, TaskctlError):
             raise outcome
@@ -206,7 +206,7 @@ class Questions:
         return _Answer(seq, epoch, found, [row[3:] for row in rows] if rows[0][3] is not None else [])
 
     async def _list(self, workspace: str, query: TaskQuery) -> Read[Page[Task]]:
-        now, start = task_cursor(query) or (time.time_ns() // 1000, None)
+        now, start = task_cursor(workspace, query) or (time.time_ns() // 1000, None)
         sort = query.sort[0] if query.sort else "id"
         context = where.Context(self._driver.dialect, workspace, zone_of(query.zone), instant(now), sort)
         terms = where.terms(query.where)
@@ -241,7 +241,7 @@ class Questions:
         items = tuple(map(task_of, rows[: query.limit]))
         # Where the moment means nothing, the same page has the same cursor whenever it is asked for.
         moment = now if query.momentary else 0
-        cursor = encode_task_cursor(query, moment, place(items[-1], query.sort)) if more_follow else None
+        cursor = encode_task_cursor(workspace, query, moment, place(items[-1], query.sort)) if more_follow else None
         return Read(Page(items, cursor, answer.beside if query.count else UNSET), answer.at)
 
     async def _fewest(self, terms: Sequence[Condition], context: where.Context) -> Condition | None:
@@ -251,7 +251,7 @@ class Questions:
         return terms[fewest] if counts[fewest] <= where.FEW else None
 
     async def _history(self, workspace: str, query: History) -> Read[Page[Change]]:
-        same = ["history", query.id]
+        same = ["history", workspace, query.id]
         before = _INTEGER_MAX if query.cursor is None else _bounded(decode_cursor(same, query.cursor, int))
         one, params = "?", [_bounded(query.id) if isinstance(query.id, int) else str(query.id)]
         if isinstance(query.id, UUID):  # the task with this uid, or the last one that had it
