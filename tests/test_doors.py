@@ -19,6 +19,7 @@ from pytest_aiohttp import AiohttpClient
 
 from taskctl import Settings, create_app
 from taskctl.server.doors import ASKED_WITH, METHODS, TOLD, Doors, address_of
+from taskctl.server.rates import Rates
 from tests.support import Api, Shell, problem_of, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -70,10 +71,17 @@ async def test_a_name_that_it_does_not_go_by_is_421_for_whatever_is_asked(made: 
     assert (await (await api.get(TASKS)).json())["items"] == []
 
 
+async def test_a_name_is_refused_before_anybody_looks_for_a_token(made: Any) -> None:
+    api = await made(auth="tokens")
+    await problem_of(await api.get(TASKS, headers={"Host": "evil.example"}), 421, "misdirected_request")
+
+
 async def test_the_probes_are_for_whoever_asks(made: Any) -> None:
     api = await made()
     for path in ("/livez", "/readyz"):
         assert (await api.get(path, headers={"Host": "10-0-0-7.pod.example"})).status == 200
+    request = make_mocked_request("GET", "/metrics", headers={"Host": "10-0-0-7.pod.example"})
+    assert Doors(rates=Rates(token="off", address="1/day", failures="off")).enter(request, "/metrics") is None
 
 
 @pytest.mark.parametrize(
@@ -228,6 +236,16 @@ async def test_all_origins_may_read_if_that_is_said_and_none_with_what_a_browser
         assert cors(answer) == {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": TOLD}
         assert "Origin" not in answer.headers.get("Vary", "")
     assert (await api.options(TASKS, headers=ask(OTHER))).status == 204
+
+
+async def test_who_only_asks_whether_it_may_needs_no_token_and_may_read_that_the_request_itself_needs_one(made: Any) -> None:
+    api = await made(auth="tokens", cors_origins=APP)
+    assert (await api.options(TASKS, headers=ask(APP))).status == 204
+    answer = await api.get(TASKS, headers={"Origin": APP})
+    await problem_of(answer, 401, "unauthenticated")
+    assert cors(answer)["Access-Control-Allow-Origin"] == APP
+    for headers in (ask(OTHER), {"Origin": APP}):
+        await problem_of(await api.options(TASKS, headers=headers), 401, "unauthenticated")
 
 
 async def test_an_options_that_asks_for_nothing_is_one_like_any_other(made: Any) -> None:

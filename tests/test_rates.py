@@ -125,7 +125,7 @@ def test_any_number_of_addresses_takes_a_bounded_memory_and_no_thread(monkeypatc
     assert threading.active_count() == before
     for limit in (found._address, found._failures):
         assert limit
-        counts: Any = limit._limiter.storage
+        counts = limit._counts
         assert len(counts._counts) == 1000
         clock.now += 60
         for number in range(1000):

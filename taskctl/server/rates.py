@@ -73,7 +73,8 @@ class _Limit:
     def __init__(self, name: str, does: str, said: str, clock: Clock) -> None:
         self._name, self._does, self._clock = name, does, clock
         self._item = parse(said)
-        self._limiter = FixedWindowRateLimiter(Counts(clock))
+        self._counts = Counts(clock)
+        self._limiter = FixedWindowRateLimiter(self._counts)
         self._policy = f'"{name}";q={self._item.amount};w={self._item.get_expiry()}'
 
     def count(self, who: str) -> bool:
@@ -102,8 +103,9 @@ class _Limit:
 
     def _left(self, who: str) -> tuple[int, int]:
         """Return how many more there may be, and in how many seconds there may be all of them again."""
-        ends, left = self._limiter.get_window_stats(self._item, who)
-        return left, max(1, ceil(ends - self._clock()))
+        key = self._item.key_for(who)  # once; the limiter's own statistics make it twice, on the path of every request
+        left = self._item.amount - self._counts.get(key)
+        return max(0, left), max(1, ceil(self._counts.get_expiry(key) - self._clock()))
 
 
 class Rates:
