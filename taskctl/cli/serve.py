@@ -11,7 +11,17 @@ import typer
 from taskctl import wiring
 from taskctl.cli.call import Call, command, let_go
 from taskctl.errors import UsageError
-from taskctl.observe import DatabaseAway, DatabaseBack, Event, RedisAway, RedisBack, RedisRefuses, RequestDone
+from taskctl.observe import (
+    CertificateKept,
+    CertificateRenewed,
+    DatabaseAway,
+    DatabaseBack,
+    Event,
+    RedisAway,
+    RedisBack,
+    RedisRefuses,
+    RequestDone,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,7 +37,16 @@ def serve(
     migrate: Annotated[str | None, typer.Option(help="auto upgrades the schema, check refuses an old one, off waits.")] = None,
     database_connections: Annotated[str | None, typer.Option(help="Connections to PostgreSQL, at most.")] = None,
     drain_seconds: Annotated[str | None, typer.Option(help="After SIGTERM, seconds to go on accepting.")] = None,
-    auth: Annotated[str | None, typer.Option(help="tokens lets in whoever has one; none lets in everybody.")] = None,
+    auth: Annotated[str | None, typer.Option(help="tokens lets in whoever has one, none lets in everybody.")] = None,
+    allow_anonymous: Annotated[bool | None, typer.Option(help="Serve everybody on any address, without tokens.")] = None,
+    allowed_hosts: Annotated[str | None, typer.Option(help="More names that the server goes by, with commas.")] = None,
+    cors_origins: Annotated[str | None, typer.Option(help="Origins whose pages may use the API, with commas.")] = None,
+    tls_cert: Annotated[str | None, typer.Option(help="The file with the certificate and its chain.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="The file with its key.")] = None,
+    trusted_proxies: Annotated[str | None, typer.Option(help="Proxies whose X-Forwarded-For is believed, with commas.")] = None,
+    rate_limit_token: Annotated[str | None, typer.Option(help="Requests of one token, as 6000/minute; or off.")] = None,
+    rate_limit_address: Annotated[str | None, typer.Option(help="Requests of one address; or off.")] = None,
+    rate_limit_failures: Annotated[str | None, typer.Option(help="Worthless tokens of one address; or off.")] = None,
     cache_bytes: Annotated[str | None, typer.Option(help="Memory for answers, in bytes; 0 keeps none.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="A Redis that several servers share as a second cache.")] = None,
     redis_password_file: Annotated[str | None, typer.Option(help="The file with its password.")] = None,
@@ -41,6 +60,15 @@ def serve(
         migrate=migrate,
         database_connections=database_connections,
         auth=auth,
+        allow_anonymous=allow_anonymous,
+        allowed_hosts=allowed_hosts,
+        cors_origins=cors_origins,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        trusted_proxies=trusted_proxies,
+        rate_limit_token=rate_limit_token,
+        rate_limit_address=rate_limit_address,
+        rate_limit_failures=rate_limit_failures,
         cache_bytes=cache_bytes,
         redis_url=redis_url,
         redis_password_file=redis_password_file,
@@ -70,6 +98,10 @@ def serve(
                 line = f"Redis takes nothing new: {why}"
             case RedisBack(seconds) if serving:
                 line = f"Redis is back, after {seconds:.1f} s"
+            case CertificateRenewed():
+                line = "the certificate was read again"
+            case CertificateKept(why):
+                line = f"the certificate stays as it was: {why}"
             case _:
                 line = ""
         if line:
@@ -78,8 +110,9 @@ def serve(
             except OSError:  # that nobody reads the log any more is no reason to fail a request
                 let_go(sys.stderr)
 
-    if call.settings.host not in ("127.0.0.1", "::1", "localhost"):
-        call.say(f"warning: whoever can reach {call.settings.host} can read and change all tasks; there is no login yet")
+    if wiring.open_to_strangers(call.settings):
+        where = call.settings.host or "this machine"
+        print(f"warning: whoever can reach {where} can read and change all tasks: no token is needed", file=sys.stderr)
 
     if call.settings.migrate == "auto":
         before, after = wiring.upgrade(call.settings)
