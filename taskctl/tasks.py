@@ -492,7 +492,7 @@ class TaskQuery(Query[Page[Task]], frozen=True, kw_only=True):
     @property
     def momentary(self) -> bool:
         """Whether the answer depends on when it is given, though no task has changed."""
-        return any(isinstance(term, Overdue) for term in self.terms)
+        return self.where is not None and any(isinstance(term, Overdue) for term in self.terms)
 
     @property
     def terms(self) -> Iterable["Condition"]:

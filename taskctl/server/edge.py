@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 
 from taskctl.errors import HeadersTooLarge, InvalidRequest, MethodUnknown, RequestTimedOut, TaskctlError, UriTooLong
 from taskctl.observe import Observer, RequestDone
+from taskctl.server import names
 from taskctl.server.app import answer, request_id_of
 from taskctl.server.doors import Doors
 from taskctl.server.requests import BODY_MAX, EXPECTS, expects_to_go_on
@@ -137,7 +138,7 @@ class Connection(web.RequestHandler):
             if expects_to_go_on(request):
                 # aiohttp would send the 100 even before a 404; here whoever reads the body does.
                 headers = CIMultiDict(request.headers)
-                headers.popall("Expect")
+                headers.popall(names.EXPECT)
                 request = request.clone(headers=headers)
                 request[EXPECTS] = True
             response = await self._application(request)
@@ -146,13 +147,12 @@ class Connection(web.RequestHandler):
         length = request.content_length
         if (
             # What follows such a request may be lost (aiohttp drops it), or be another protocol.
-            "Upgrade" in request.headers
+            names.UPGRADE in request.headers
             or request.method == "CONNECT"
             or response.status == RequestTimedOut.status
             or (length is not None and length > BODY_MAX)
-            or (length is None and not request.content.is_eof())
             # Who has waited for a 100 in vain does not send the body; what follows may be taken for it.
-            or (not request.content.is_eof() and request.get(EXPECTS, False))
+            or (not request.content.is_eof() and (length is None or request.get(EXPECTS, False)))
             or (self._half_closed and not self._messages)
         ):
             self._hangs_up = True
@@ -250,10 +250,11 @@ class Connection(web.RequestHandler):
 
 def _check(request: web.BaseRequest) -> None:
     """Raise InvalidRequest for what aiohttp lets pass though it is not understood here."""
-    if request._version not in (HttpVersion10, HttpVersion11):  # noqa: SLF001  # once `version` is read, it stays
+    if request._version not in (HttpVersion11, HttpVersion10):  # noqa: SLF001  # once `version` is read, it stays
         request._version = HttpVersion11  # noqa: SLF001  # or the answer would claim to be of that version
         raise InvalidRequest("HTTP/1.1 is spoken here")
-    if request.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+    coding = request.headers.get(names.TRANSFER_ENCODING)
+    if coding is not None and coding.lower() != "chunked":
         raise InvalidRequest("the only Transfer-Encoding that is understood is chunked")
-    if not _HOST.fullmatch(request.headers.get("Host", "")):
+    if not _HOST.fullmatch(request.headers.get(names.HOST, "")):
         raise InvalidRequest("the Host is neither a name nor an address, with or without a port")
