@@ -100,10 +100,10 @@ def rememberable(query: Query[Any]) -> bool:
     match query:
         case GetTask() | History():
             return isinstance(query.id, int)
+        case TaskQuery():
+            return query.limit is not None and not query.momentary
         case Projects() | Labels():
             return True
-        case TaskQuery(limit=int()):
-            return not query.momentary
         case _:
             return False
 

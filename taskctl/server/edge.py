@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import re
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from aiohttp import StreamReader, web
 from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawRequestMessage
@@ -200,16 +201,21 @@ class Connection(web.RequestHandler):
         self._doors.leave(request, response)
         return response
 
-    async def finish_response(
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Send the answer, and hang up where that has been decided."""
+        self._answered += 1  # all of it is handed over at once; closing the connection waits until it is gone
+        if self._hangs_up and not self._half_closed:
+            return self._send_last(request, resp, start_time)
+        return super().finish_response(request, resp, start_time)
+
+    async def _send_last(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send the answer, and hang up where that has been decided: not before the client has had a chance to read it."""
+        """Send the answer and hang up: not before the client has had a chance to read it."""
         sent = await super().finish_response(request, resp, start_time)
-        self._answered += 1
-        if self._half_closed:
-            if self._answered == self._request_count:
-                self.close()
-        elif self._hangs_up and self.transport is not None:
+        if self.transport is not None:
             self._left = LINGER_BYTES
             self._gone = asyncio.get_running_loop().create_future()
             if self.transport.can_write_eof():  # not where it is encrypted

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -188,6 +188,7 @@ def _unescaped(text: str) -> str | None:
         return None
 
 
+_DIGITS_MAX: Final = 40
 _NO_QUERY: Final = MultiDictProxy(MultiDict[str]())
 
 
@@ -211,6 +212,10 @@ class Parameters:
                 known = f"there are {', '.join(allowed)}" if allowed else "there are none here"
                 raise InvalidRequest(f"there is no parameter {name!r}; {known}", parameter=name)
 
+    def any_of(self, names: Iterable[str]) -> bool:
+        """Return whether one of these is there."""
+        return not self._query.keys().isdisjoint(names)
+
     def many(self, name: str) -> list[str]:
         """Return all values of a parameter that may be repeated."""
         return self._query.getall(name, [])
@@ -227,8 +232,10 @@ class Parameters:
         text = self.one(name)
         if text is None:
             return default
-        if re.fullmatch(r"[0-9]{1,40}", text) and least <= int(text) <= (most if most is not None else int(text)):
-            return int(text)
+        if len(text) <= _DIGITS_MAX and text.isascii() and text.isdecimal():
+            number = int(text)
+            if number >= least and (most is None or number <= most):
+                return number
         bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
         raise InvalidRequest(f"{name} must be a whole number {bounds}", parameter=name)
 

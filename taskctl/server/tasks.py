@@ -46,6 +46,7 @@ from taskctl.wire import changeset, edit, encode, encode_written, etag, new_task
 PAGE_MAX = 200
 _LIMIT = whole("limit", 1, PAGE_MAX, PAGE_DEFAULT, "How many at most.")
 _TOGETHER = f"All parameters together, `status` apart, have at most {TERMS_MAX} terms and values."
+_PICKING = ("status", "label", "project", "priority", "due_before", "due_after", "overdue", "q", "filter")
 _NOT_CHANGED = answer("The client has this version.", None, "ETag")
 _TASK = answer("The task.", "Task", "ETag")
 _EDITED = {
@@ -57,12 +58,12 @@ _EDITED = {
 def routes() -> list[web.RouteDef]:
     """Return the routes of this module."""
     return [
-        web.get("/api/v1/tasks", list_tasks),
-        web.post("/api/v1/tasks", add),
-        web.get("/api/v1/tasks/{id}", show),
+        web.get("/api/v1/tasks/{id}", show),  # aiohttp tries them in this order
         web.put("/api/v1/tasks/{id}", put),
         web.patch("/api/v1/tasks/{id}", patch),
         web.delete("/api/v1/tasks/{id}", remove),
+        web.get("/api/v1/tasks", list_tasks),
+        web.post("/api/v1/tasks", add),
         web.get("/api/v1/tasks/{id}/history", history),
         web.post("/api/v1/batch", batch),
     ]
@@ -87,11 +88,7 @@ def routes() -> list[web.RouteDef]:
 )
 async def list_tasks(request: web.Request) -> web.Response:
     """Return a page of the tasks that the parameters pick."""
-    given = Parameters(
-        request,
-        *("status", "label", "project", "priority", "due_before", "due_after", "overdue", "q", "filter"),
-        *("sort", "limit", "cursor"),
-    )
+    given = Parameters(request, *_PICKING, "sort", "limit", "cursor")
     preferences = Preferences(request)
     zone = preferences.zone
     sort = given.one("sort")
@@ -108,6 +105,8 @@ async def list_tasks(request: web.Request) -> web.Response:
 
 def _condition(given: Parameters, zone: str) -> Condition | None:
     """Return what the parameters ask for, all of it together."""
+    if not given.any_of(_PICKING):
+        return None
     terms: list[Condition] = []
     for name, allowed in (("status", fields.STATUSES), ("priority", fields.PRIORITIES), ("label", None), ("project", None)):
         values = given.many(name)
