@@ -344,9 +344,12 @@ def no_zone(name: object) -> InvalidRequest:
     return InvalidRequest(f"there is no time zone {name!r:.200}; a name such as Europe/Berlin or UTC was expected")
 
 
+_ZONE_NAME = re.compile(r"[A-Za-z0-9._+/-]{1,100}")
+
+
 def _require_zone(name: object) -> None:
     """Raise InvalidRequest for what cannot be a zone's name: it is going to stand in a header."""
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._+/-]{1,100}", name):
+    if not isinstance(name, str) or not _ZONE_NAME.fullmatch(name):
         raise no_zone(name)
 
 
@@ -492,7 +495,7 @@ class TaskQuery(Query[Page[Task]], frozen=True, kw_only=True):
     @property
     def momentary(self) -> bool:
         """Whether the answer depends on when it is given, though no task has changed."""
-        return any(isinstance(term, Overdue) for term in self.terms)
+        return self.where is not None and any(isinstance(term, Overdue) for term in self.terms)
 
     @property
     def terms(self) -> Iterable["Condition"]:

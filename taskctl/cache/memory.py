@@ -98,12 +98,12 @@ def _span(query: TaskQuery, page: Page[Task]) -> _Span | None:
 def rememberable(query: Query[Any]) -> bool:
     """Return whether the answer to a question may be remembered: not if it depends on the moment."""
     match query:
-        case GetTask(int()) | Projects() | Labels():
+        case GetTask() | History():
+            return isinstance(query.id, int)
+        case TaskQuery():
+            return query.limit is not None and not query.momentary
+        case Projects() | Labels():
             return True
-        case History(id=int()):
-            return True
-        case TaskQuery(limit=int()):
-            return not query.momentary
         case _:
             return False
 

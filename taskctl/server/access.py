@@ -9,7 +9,7 @@ from taskctl.errors import Conflict, InvalidRequest, NotFound, OutcomeUnknown, S
 from taskctl.observe import Audited
 from taskctl.server.doors import address_of
 from taskctl.server.openapi import answer, operation, parameter
-from taskctl.server.requests import ADMISSION, ADMITTED, OBSERVER, Parameters, access_of, json_body
+from taskctl.server.requests import ADMISSION, ADMITTED, OBSERVER, Parameters, access_of, json_body, no_parameters
 from taskctl.server.shapes import TOKEN, WORKSPACE
 from taskctl.wire import encode, new_token, new_workspace
 
@@ -33,7 +33,7 @@ def routes() -> list[web.RouteDef]:
 @operation("getMe", "access", needs="token", answers={200: answer("Who that is.", "Me", "Cache-Control")})
 async def show_me(request: web.Request) -> web.Response:
     """Say who asks: with which token, in which workspace, and what they may do."""
-    Parameters(request)
+    no_parameters(request)
     return _answer(me(request[ADMITTED].caller))
 
 
@@ -61,7 +61,7 @@ async def tokens(request: web.Request) -> web.Response:
 )
 async def mint(request: web.Request) -> web.Response:
     """Make a token that may do no more than the one that makes it, for no longer."""
-    Parameters(request)
+    no_parameters(request)
     access = access_of(request)
     _no_key(request)
     minted = await access.mint(new_token(await json_body(request)))
@@ -79,7 +79,7 @@ async def mint(request: web.Request) -> web.Response:
 )
 async def revoke(request: web.Request) -> web.Response:
     """Revoke a token."""
-    Parameters(request)
+    no_parameters(request)
     access = access_of(request)
     _no_key(request)
     id = request.match_info["id"]
@@ -94,7 +94,7 @@ async def revoke(request: web.Request) -> web.Response:
 @operation("listWorkspaces", "access", needs="keeper", answers={200: answer("By name.", "Workspaces", "Cache-Control")})
 async def workspaces(request: web.Request) -> web.Response:
     """Return the workspaces; for admins of `default`."""
-    Parameters(request)
+    no_parameters(request)
     return _answer(await access_of(request).workspaces())
 
 
@@ -108,7 +108,7 @@ async def workspaces(request: web.Request) -> web.Response:
 )
 async def add_workspace(request: web.Request) -> web.Response:
     """Make a workspace; for admins of `default`."""
-    Parameters(request)
+    no_parameters(request)
     access = access_of(request)
     _no_key(request)
     return _answer(await access.add_workspace(new_workspace(await json_body(request))), status=201)
