@@ -44,6 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     redis_url: str = ""
     redis_password_file: str = ""
     redis_tasks: bool = False
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -57,6 +59,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for name in ("database_timeout", "server_timeout", "drain_seconds"):
             if not 0 <= getattr(self, name) <= 3600:
                 raise ConfigError(f"{name} must be from 0 to 3600 seconds, not {getattr(self, name):g}")
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={_shown(getattr(self, name))!r}" for name in self.__struct_fields__)
+        return f"Settings({shown})"
+
+
+def _shown(value: object) -> object:
+    """Return a value as it may be shown: of an address nothing in which a password can be."""
+    if not isinstance(value, str) or "://" not in value:
+        return value
+    scheme, _, rest = value.partition("://")
+    if "password" in rest.lower():
+        return f"{scheme}://[secret]"
+    user, at, place = rest.rpartition("@")
+    return f"{scheme}://[secret]@{place}" if at and ":" in user else value
 
 
 class Loaded(NamedTuple):
@@ -115,7 +132,7 @@ def _value(name: str, value: Any, where: str) -> Any:
             expected = "one of " + ", ".join(str(a) for a in allowed if isinstance(a, str))
         else:
             expected = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
-        raise ConfigError(f"{where} must be {expected}, not {value!r}") from None
+        raise ConfigError(f"{where} must be {expected}, not {_shown(value)!r}") from None
 
 
 def _where(level: str, name: str, path: Path) -> str:

@@ -11,7 +11,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -149,6 +149,19 @@ def _build(kind: type[Checked], raw: object, allowed: tuple[str, ...], required:
     except InvalidTask as e:
         errors += e.errors
     raise _invalid(errors)
+
+
+def shown_json(text: str) -> str:
+    """Return JSON that means the same, in which every character but the ends of lines is one that can be seen."""
+    return _OTHER.sub(_escape, text)
+
+
+_OTHER = re.compile("[^\n -~]")
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    return char if char.isprintable() else json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f"
 
 
 def _printable(text: str) -> str:
@@ -346,7 +359,7 @@ def decode_written(body: bytes) -> Written:
 
 
 def problem(failure: TaskctlError, **more: Any) -> dict[str, Any]:
-    """Return the problem document (RFC 9457) that tells of a failure."""
+    """Return the problem document (RFC 9457) that tells of a failure. No secret that it might repeat is in it."""
     document = {
         "type": _TYPE + failure.code,
         "title": failure.title,
@@ -360,7 +373,11 @@ def problem(failure: TaskctlError, **more: Any) -> dict[str, Any]:
     document |= failure.extra
     if failure.errors:
         document["errors"] = [e._asdict() for e in failure.errors]
-    return document
+    from taskctl.access import redacted  # it brings OpenSSL along, and a command that works needs neither
+
+    told = encode(document).decode()
+    safe = redacted(told)
+    return document if safe == told else cast(dict[str, Any], msgspec.json.decode(safe))
 
 
 def error(document: Mapping[str, Any]) -> TaskctlError:

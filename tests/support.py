@@ -154,8 +154,8 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it serves, once it does: http://HOST:PORT."""
-        return self.logged(r"at (http://\S+)/api/v1")[1]
+        """Where it serves, once it does: http://HOST:PORT; as the log for people says it, or the one for programs."""
+        return self.logged(r'(?:at |"url":")(http://[^\s"]+?)(?:/api/v1;|")')[1]
 
     @property
     def port(self) -> int:

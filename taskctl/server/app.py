@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from taskctl.access import redacted
 from taskctl.errors import (
     ExpectationFailed,
     InvalidRequest,
@@ -61,9 +62,9 @@ async def _expect(request: web.Request) -> web.Response | None:
 
 
 def request_id_of(request: web.BaseRequest) -> str:
-    """Return the id that a request has brought along if it is sane, else one of ours."""
+    """Return the id that a request has brought along if it is sane, which is not one with a secret in it, else one of ours."""
     given = request.headers.get("X-Request-Id", "")
-    return given if _SANE_ID.fullmatch(given) else f"{_OURS}{next(_numbers):016x}"
+    return given if _SANE_ID.fullmatch(given) and redacted(given) == given else f"{_OURS}{next(_numbers):016x}"
 
 
 def _every_request(observer: Observer) -> Middleware:
@@ -81,13 +82,12 @@ def _every_request(observer: Observer) -> Middleware:
         except web.HTTPException as e:
             response = answer(_told(e, request), request_id)
         except Exception:
-            _log.exception("request %s failed: %s %s", request_id, request.method, request.rel_url.raw_path)
+            _log.exception("request %s failed: %s %s", request_id, request.method, _route(request))
             response = answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
         finally:
             request.app[STATE].in_flight -= 1
         seconds = time.perf_counter() - started
-        resource = request.match_info.route.resource
-        route = resource.canonical if resource is not None else ""
+        route = _route(request)
         headers = {**_ON_ALL, "X-Request-Id": request_id, "Server-Timing": f"total;dur={seconds * 1000:.2f}"}
         if response.status < 400 and request.method in ("GET", "HEAD") and "/api/v1/" in route:
             headers["Cache-Control"] = "no-cache"  # it may be kept, but not used without asking whether it is still so
@@ -98,6 +98,12 @@ def _every_request(observer: Observer) -> Middleware:
         return response
 
     return middleware
+
+
+def _route(request: web.Request) -> str:
+    """Return the template of the address, "" if it fits none."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else ""
 
 
 def _told(e: web.HTTPException, request: web.Request) -> TaskctlError:
