@@ -68,7 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def _shown(value: object) -> object:
     """Return a value as it may be shown: of an address nothing in which a password can be."""
     if not isinstance(value, str) or "://" not in value:
-        return value
+        return "what was given" if "://" in str(value) else value
     scheme, _, rest = value.partition("://")
     if "password" in rest.lower():
         return f"{scheme}://[secret]"

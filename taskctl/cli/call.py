@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TextIO, TypeAlias, TypeVar
 
@@ -12,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from taskctl import config, wiring
+from taskctl.cli.terminal import tell, tell_json, tell_lines
 from taskctl.errors import TaskctlError, UsageError
 from taskctl.observe import Event, StatementDone, ignore
 from taskctl.tasks import Source, TaskService
@@ -90,7 +92,7 @@ class Call:
     def say(self, message: str) -> None:
         """Tell somebody who looks on; not data, so it goes to stderr."""
         if not self.quiet:
-            print(message, file=sys.stderr)
+            tell(message)
 
     def problem(self, failure: TaskctlError) -> None:
         """Report the failure of one of several; the command goes on, and ends with the code that says so."""
@@ -178,7 +180,7 @@ def _user() -> str | None:
 
 def _tell(event: Event) -> None:
     if isinstance(event, StatementDone):
-        print(f"{event.seconds * 1000:8.2f} ms {event.rows:6} rows  {event.sql}", file=sys.stderr)
+        tell(f"{event.seconds * 1000:8.2f} ms {event.rows:6} rows  {event.sql}")
 
 
 def report(failure: TaskctlError) -> None:
@@ -186,9 +188,9 @@ def report(failure: TaskctlError) -> None:
     if _shown_as_json:
         from taskctl.wire import encode, problem
 
-        print(encode(problem(failure)).decode(), file=sys.stderr)
+        tell_json(encode(problem(failure)))
     else:
-        print(f"taskctl: {failure.detail}", file=sys.stderr)
+        tell(f"taskctl: {failure.detail}")
 
 
 def let_go(stream: TextIO) -> None:
@@ -209,14 +211,15 @@ def fail(e: Exception) -> int:
         return e.exit_code
     if isinstance(e, typer.TyperException):
         return _misused(e)
-    raise e
+    tell_lines("".join(traceback.format_exception(e)).rstrip())
+    return TaskctlError.exit_code
 
 
 def _misused(e: Any) -> int:
     """Report a command line that cannot be understood."""
     context = getattr(e, "ctx", None)
     if type(e).__name__ == "NoArgsIsHelpError":  # its message is the help
-        print(e.format_message(), file=sys.stderr)
+        tell_lines(e.format_message())
         return UsageError.exit_code
     hint = f" (see {context.command_path} --help)" if context is not None else ""
     report(UsageError(e.format_message() + hint))

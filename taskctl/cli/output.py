@@ -4,29 +4,27 @@ On a terminal `rich` draws a table that fits; in a pipe there are plain columns,
 longer to draw a thousand rows than the command to find them.
 """
 
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
+from taskctl.cli.terminal import plain, plain_lines
 from taskctl.config import Settings
 from taskctl.errors import UsageError
 from taskctl.tasks import Change, Stats, Tally, Task
-from taskctl.wire import encode
-
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+from taskctl.wire import encode, shown_json
 
 
 def show(items: Sequence[Any], settings: Settings, *, one: bool = False) -> None:
     """Print tasks, changes or tallies. `one` says that a single thing was asked for, so that JSON is an object."""
     match settings.output:
         case "json":
-            show_bytes(encode(items[0] if one else items) + b"\n")
+            show_json(encode(items[0] if one else items) + b"\n")
         case "ndjson":
-            show_bytes(b"".join(encode(item) + b"\n" for item in items))
+            show_json(b"".join(encode(item) + b"\n" for item in items))
         case "ids":
-            show_bytes("".join(f"{_id(item)}\n" for item in items).encode())
+            show_text("".join(f"{_id(item)}\n" for item in items))
         case "table":
             _table(items, settings)
 
@@ -41,7 +39,7 @@ def show_details(tasks: Sequence[Task], settings: Settings, *, one: bool) -> Non
         cells = [(name.replace("_", " "), _cell(getattr(task, name))) for name in Task.__struct_fields__ if name != "description"]
         lines = [f"{name:<13} {cell}" for name, cell in cells if cell]
         if task.description:
-            lines.append("\n" + "\n".join(_CONTROL.sub(" ", text) for text in task.description.splitlines()))
+            lines.append("\n" + "\n".join(plain(text) for text in task.description.splitlines()))
         blocks.append("\n".join(lines) + "\n")
     show_bytes("\n".join(blocks).encode())
 
@@ -50,11 +48,11 @@ def show_stats(stats: Stats, settings: Settings) -> None:
     """Print the workspace in numbers."""
     match settings.output:
         case "json" | "ndjson":
-            show_bytes(encode(stats) + b"\n")
+            show_json(encode(stats) + b"\n")
         case "ids":
             raise UsageError("there are no ids in numbers; -o table or -o json was expected")
         case "table":
-            lines = [f"{name.replace('_', ' '):<12} {count:>7}" for name, count in stats.counts.items()]
+            lines = [f"{plain(name).replace('_', ' '):<12} {count:>7}" for name, count in stats.counts.items()]
             lines.append(f"{'overdue':<12} {stats.overdue:>7}")
             lines += ["", *(f"{day.date:%Y-%m-%d}   {day.count:>7} done" for day in stats.done_per_day if day.count)]
             show_bytes(("\n".join(lines).rstrip() + "\n").encode())
@@ -64,17 +62,29 @@ def show_object(value: dict[str, Any], settings: Settings) -> None:
     """Print names and values."""
     match settings.output:
         case "json" | "ndjson":
-            show_bytes(encode(value) + b"\n")
+            show_json(encode(value) + b"\n")
         case "ids":
             raise UsageError("there are no ids here; -o table or -o json was expected")
         case "table":
             width = max(map(len, value))
-            show_bytes("".join(f"{name:<{width}}  {_cell(what)}\n" for name, what in value.items()).encode())
+            show_bytes("".join(f"{plain(name):<{width}}  {_cell(what)}\n" for name, what in value.items()).encode())
 
 
 def show_lines(lines: Iterable[str]) -> None:
     """Print what a command did, a line for each."""
-    show_bytes("".join(f"{_CONTROL.sub(' ', line)}\n" for line in lines).encode("utf-8", "backslashreplace"))
+    show_bytes("".join(f"{plain(line)}\n" for line in lines).encode("utf-8", "backslashreplace"))
+
+
+def show_json(data: bytes) -> None:
+    """Print JSON; on a terminal with everything in it to be seen, which is the same JSON."""
+    if sys.stdout.isatty():
+        data = shown_json(data.decode("utf-8", "backslashreplace")).encode()
+    show_bytes(data)
+
+
+def show_text(text: str) -> None:
+    """Print text for programs: as it is, and on a terminal with nothing in it that this would obey."""
+    show_bytes((plain_lines(text) if sys.stdout.isatty() else text).encode("utf-8", "surrogateescape"))
 
 
 def show_bytes(data: bytes) -> None:
@@ -99,7 +109,7 @@ def _cell(value: object) -> str:
         case tuple() | list():
             return ", ".join(map(_cell, value))
         case _:
-            return _CONTROL.sub(" ", str(value))
+            return plain(str(value))
 
 
 _TASK = ("id", "status", "priority", "due", "project", "labels", "title")
