@@ -13,7 +13,7 @@ import msgspec
 
 from taskctl.errors import ConfigError
 
-Output = Literal["table", "json", "ndjson", "ids"]
+Output = Literal["table", "wide", "json", "ndjson", "yaml", "csv", "ids"]
 PREFIX: Final = "TASKCTL_"
 LEVELS: Final = ("flag", "environment", "file", "default")
 

@@ -141,7 +141,8 @@ tasks = st.builds(_task, _texts, st.none() | _texts, st.none() | _texts, st.list
 changes = st.builds(_change, _texts, _texts, _texts)
 tallies = st.builds(_tally, _texts)
 
-FOR_PEOPLE: list[Output] = ["table"]
+FOR_PEOPLE: list[Output] = ["table", "wide"]
+FOR_PROGRAMS: list[Output] = ["json", "ndjson", "yaml", "csv"]
 JSON: list[Output] = ["json", "ndjson"]
 
 
@@ -175,6 +176,14 @@ def test_json_on_a_terminal_is_the_same_json_and_all_of_it_can_be_seen(found: An
             assert all(c == "\n" or c.isprintable() for c in out.seen())
         values.append(json.loads(out.seen()))
     assert values[0] == values[1]
+
+
+@given(tasks | changes | tallies, _texts, st.sampled_from(FOR_PROGRAMS))
+def test_no_output_for_programs_does_harm_on_a_terminal(found: Any, text: str, form: Output) -> None:
+    for act in everything(found, text, Settings(output=form)):
+        with printed(watched=True) as (out, _):
+            act()
+        assert not NEVER.search(out.seen())
 
 
 @given(tasks | tallies)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from taskctl import wiring
-from taskctl.cli.call import Call, command
+from taskctl.cli.call import JSON, Call, command
 from taskctl.cli.output import show_bytes, show_json, show_lines, show_text
 from taskctl.cli.terminal import tell_json
 from taskctl.errors import UsageError, by_status
@@ -41,7 +41,7 @@ def api(
         failure = (
             error_of(answer.body) if answer.body else cls(f"{cls.title}: the answer was {answer.status}, without more words")
         )
-    if failure is not None and not include and (call.settings.output == "table" or not answer.body):
+    if failure is not None and not include and (call.settings.output not in JSON or not answer.body):
         raise failure
     ends = b"" if not answer.body or answer.body.endswith(b"\n") else b"\n"
     if failure is not None and not include:

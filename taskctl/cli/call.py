@@ -28,10 +28,10 @@ PARTLY = 8
 def _json_wanted(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
     """Return whether the output is to be JSON, as far as can be told of a command line that is not understood."""
     line = " ".join(arguments).replace("=", " ")
-    return bool(re.search(r"(^| )(-o ?|--output )(nd)?json( |$)", line)) or environment.get("TASKCTL_OUTPUT") in _JSON
+    return bool(re.search(r"(^| )(-o ?|--output )(nd)?json( |$)", line)) or environment.get("TASKCTL_OUTPUT") in JSON
 
 
-_JSON = ("json", "ndjson")
+JSON = ("json", "ndjson")
 _shown_as_json = _json_wanted(sys.argv[1:], os.environ)
 
 
@@ -40,7 +40,7 @@ def _shared(  # a signature only: what stands in it stands behind every command
     database_url: Annotated[str | None, typer.Option(help="Work on this database, sqlite:///PATH or postgresql://…")] = None,
     database_password_file: Annotated[str | None, typer.Option(help="The file with the password of the database.")] = None,
     workspace: Annotated[str | None, typer.Option(help="Which of the database's workspaces.")] = None,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="table, json, ndjson or ids.")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="table, wide, json, ndjson, yaml, csv or ids.")] = None,
     color: Annotated[bool | None, typer.Option("--color/--no-color", help="Colours, on a terminal.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but data and problems.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell on stderr what is done.")] = False,
@@ -152,7 +152,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
         def run(context: typer.Context, flags: Flags, **values: Any) -> int:
             global _shown_as_json
             call = Call({**(context.find_root().obj or {}), **flags})
-            _shown_as_json = call.settings.output in _JSON
+            _shown_as_json = call.settings.output in JSON
             try:
                 function(call, **values)
             except BrokenPipeError:  # typer would make it a 1
