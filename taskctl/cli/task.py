@@ -339,8 +339,9 @@ def _edited(text: str) -> str:
     with tempfile.TemporaryDirectory(prefix="taskctl-") as folder:
         path = Path(folder, "description.md")
         path.write_text(text, "utf-8")
+        command = [*shlex.split(editor), str(path)]
         try:
-            ended = subprocess.run([*shlex.split(editor), str(path)], check=False)  # noqa: S603  # nosec B603  # it is their own editor
+            ended = subprocess.run(command, check=False)  # noqa: S603  # nosec B603  # it is their own editor
         except OSError as e:
             raise UsageError(f"the editor {editor} cannot be started: {e.strerror}") from None
         if ended.returncode != 0:
