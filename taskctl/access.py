@@ -10,13 +10,14 @@ import re
 import secrets
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, cast, get_args
 
 import msgspec
 
 from taskctl.errors import Conflict, FieldError, Forbidden, InvalidBody, NotFound
+from taskctl.fields import Refused, due
 
 Scope: TypeAlias = Literal["tasks:read", "tasks:write", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
@@ -39,8 +40,8 @@ _SECRETS: Final = re.compile(
 # An escape of JSON is taken as a whole, so that JSON stays JSON.
 _PASSWORD: Final = re.compile(r"(://[^\s/?#@:\"']*:)(?:[^\s@\"\\]|\\.)+@")
 _PARAMETER: Final = re.compile(r"(password=)(?:[^\s&\"'\\]|\\.)+")
-_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,62}[A-Za-z0-9])?")
-_WORKSPACE: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,62}[A-Za-z0-9])?")
+WORKSPACE_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 
 
 # ------------------------------------------------------------------------------------------------------------- the secret
@@ -117,6 +118,12 @@ class Caller(NamedTuple):
         if not self.may(scope):
             raise Forbidden(f"this needs the scope {scope}, and the token has {', '.join(self.scopes)}", scope=scope)
 
+    def require_keeper(self) -> None:
+        """Raise Forbidden if the caller does not look after all workspaces."""
+        self.require("admin")
+        if not self.is_keeper:
+            raise Forbidden(f"only an admin of the workspace {HOME!r} may see and make workspaces")
+
     @property
     def is_keeper(self) -> bool:
         """Whether the caller looks after all workspaces."""
@@ -139,28 +146,72 @@ OWNER: Final = Caller("", None, HOME, ("admin",))
 class NewToken(msgspec.Struct, frozen=True, kw_only=True):
     """A token to be made.
 
-    name: what the log will call whoever uses it; no two tokens in use have the same in one workspace. workspace: the maker's
-    own if it is None. expires_at: from when on it is worth nothing, None for never.
+    name: what the log will call whoever uses it; no two tokens in use have the same in one workspace. scopes: at least one.
+    workspace: the maker's own if it is None. expires_at: from when on it is worth nothing, None for never; it may be written as
+    a text, too (RFC 3339).
 
-    Raises InvalidBody.
+    Raises InvalidBody, which names every field at fault.
     """
 
     name: str
-    scopes: tuple[Scope, ...]
+    scopes: Iterable[Scope]
     workspace: str | None = None
-    expires_at: datetime | None = None
+    expires_at: datetime | str | None = None
 
     def __post_init__(self) -> None:
         errors = []
-        if not _NAME.fullmatch(self.name):
-            said = "1 to 64 of A-Z a-z 0-9 . _ @ + -, beginning and ending with a letter or digit"
-            errors.append(FieldError("/name", "invalid", f"a name is {said}"))
-        if not self.scopes or len(set(self.scopes)) < len(self.scopes):
-            errors.append(FieldError("/scopes", "invalid", "at least one scope is needed, and each only once"))
-        if self.expires_at is not None and self.expires_at.tzinfo is None:
-            errors.append(FieldError("/expires_at", "invalid", "an instant needs its offset from UTC"))
+        for field, read in _READ.items():
+            try:
+                msgspec.structs.force_setattr(self, field, read(getattr(self, field)))
+            except Refused as e:
+                errors.append(FieldError(f"/{field}{e.inner}", e.code, f"{field} {e.detail}"))
         if errors:
             raise InvalidBody("; ".join(e.detail for e in errors), errors=errors)
+
+    @property
+    def expiry(self) -> datetime | None:
+        """When it expires."""
+        return cast("datetime | None", self.expires_at)
+
+
+def _name(value: object) -> str:
+    if isinstance(value, str) and TOKEN_NAME.fullmatch(value):
+        return value
+    raise Refused("format", "must be 1 to 64 of A-Z a-z 0-9 . _ @ + -, and begin and end with a letter or a digit")
+
+
+def _scopes(value: object) -> tuple[Scope, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise Refused("type", "must be a list")
+    given = tuple(value)
+    if not given:
+        raise Refused("empty", f"must name at least one of {', '.join(SCOPES)}")
+    for index, scope in enumerate(given):
+        if scope not in SCOPES:
+            raise Refused("value", f"must be of {', '.join(SCOPES)}", f"/{index}")
+    return joined(set(given))
+
+
+def _place(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and WORKSPACE_NAME.fullmatch(value)):
+        return value
+    raise Refused("format", _WORKSPACE_RULE)
+
+
+def _expiry(value: object) -> datetime | None:
+    found = due(value)
+    if found is None or isinstance(found, datetime):
+        return found
+    raise Refused("format", 'must be an instant such as "2026-12-01T15:00:00Z"')
+
+
+_WORKSPACE_RULE: Final = "must be 1 to 64 of a-z 0-9 . _ -, and begin and end with a letter or a digit"
+_READ: Final[Mapping[str, Callable[[object], object]]] = {
+    "name": _name,
+    "scopes": _scopes,
+    "workspace": _place,
+    "expires_at": _expiry,
+}
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,6 +270,26 @@ class Me(msgspec.Struct, frozen=True):
     expires_at: datetime | None
 
 
+class Known(NamedTuple):
+    """A token, and the hash of its secret."""
+
+    token: Token
+    hash: str
+
+
+class TokenStore(Protocol):
+    """Where tokens are, for whoever lets callers in."""
+
+    async def find(self, id: str) -> Known | None:
+        """Return the token with this id, whatever has become of it. Raises Unavailable."""
+
+    async def used(self, when: Mapping[str, datetime]) -> None:
+        """Note when tokens, by their ids, were last used. Raises Unavailable."""
+
+    def access(self, caller: Caller) -> "AccessService":
+        """Return the tokens and workspaces for a caller."""
+
+
 def me(caller: Caller) -> Me:
     """Return what a caller is told about itself."""
     return Me(caller.token or None, caller.name, caller.workspace, caller.scopes, caller.expires_at)
@@ -228,16 +299,16 @@ def require_narrower(caller: Caller, new: NewToken) -> None:
     """Raise Forbidden if a token would outdo the caller who makes it: in scopes, or in time."""
     for scope in new.scopes:
         caller.require(scope)
-    if caller.expires_at is not None and (new.expires_at is None or new.expires_at > caller.expires_at):
+    if caller.expires_at is not None and (new.expiry is None or new.expiry > caller.expires_at):
         raise Forbidden(f"a token cannot make one that outlives it; it expires at {caller.expires_at:%Y-%m-%dT%H:%M:%SZ}")
 
 
-def workspace_name(name: Any) -> str:
+def workspace_name(name: object) -> str:
     """Return the name of a workspace. Raises InvalidBody for what cannot be one."""
-    if not isinstance(name, str) or not _WORKSPACE.fullmatch(name):
-        said = "a workspace is called 1 to 64 of a-z 0-9 . _ -, beginning and ending with a letter or digit"
-        raise InvalidBody(said, errors=[FieldError("/name", "invalid", said)])
-    return name
+    if isinstance(name, str) and WORKSPACE_NAME.fullmatch(name):
+        return name
+    said = f"name {_WORKSPACE_RULE}"
+    raise InvalidBody(said, errors=[FieldError("/name", "format", said)])
 
 
 def no_token(id: str) -> NotFound:

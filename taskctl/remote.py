@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Self, TypeVar, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import uuid4
 
 import aiohttp
@@ -17,6 +17,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from taskctl.access import AccessService, Me, Minted, NewToken, Tokens, Workspace, Workspaces
 from taskctl.conditions import render, status_apart
 from taskctl.errors import ConfigError, InvalidRequest, OutcomeUnknown, TaskctlError, Unavailable
 from taskctl.tasks import (
@@ -42,7 +43,7 @@ from taskctl.tasks import (
     TaskService,
     Written,
 )
-from taskctl.wire import PROBLEM, decode, decode_written, encode_changeset, error, newer
+from taskctl.wire import PROBLEM, decode, decode_written, encode, encode_changeset, error, newer
 
 PAGE_MAX = 200
 """What a server gives at once; longer lists are asked for page by page."""
@@ -52,6 +53,7 @@ PATIENCE_SECONDS = 3.0
 AT = "X-Taskctl-Seq"
 FIELD_MAX = 256 * 1024
 """The longest header that is read: a `Link` has the whole address of the next page in it, and a filter can be long."""
+NOT_THEIRS = "a server decides itself which workspace it shows, by the token; leave the workspace out"
 _BESIDE = ("/livez", "/readyz", "/version", "/openapi.json", "/docs", "/metrics")
 
 Item = TypeVar("Item")
@@ -98,15 +100,18 @@ class RemoteTasks(TaskService):
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, *, timeout: float) -> AsyncIterator[Self]:
-        """Open the connections to a server. Raises ConfigError for an address that is none."""
+    async def open(cls, url: str, *, timeout: float, token: str = "") -> AsyncIterator[Self]:
+        """Open the connections to a server that is shown a token, if there is one. Raises ConfigError for what is no address."""
         base = _base(url)
-        async with aiohttp.ClientSession(raise_for_status=False, max_field_size=FIELD_MAX) as session:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with aiohttp.ClientSession(headers=headers, raise_for_status=False, max_field_size=FIELD_MAX) as session:
             yield cls(session, base, timeout=timeout)
 
-    def scoped(self, *, actor: str | None, source: Source) -> Self:
+    def scoped(self, *, actor: str | None, source: Source, workspace: str | None = None) -> Self:
         """Return the same service: who writes, and how, is for the server to say."""
         del actor, source
+        if workspace is not None:
+            raise ConfigError(NOT_THEIRS)
         return self
 
     async def ready(self) -> None:
@@ -309,6 +314,16 @@ class RemoteTasks(TaskService):
         except ValueError as e:
             raise InvalidRequest(f"this cannot be sent: {e}") from None
 
+    async def once(self, method: str, path: str, kind: type[Answer] | None, body: object = None) -> Answer:
+        """Send a request once, and return what the answer says. Raises what `raw` does, and what a problem tells of."""
+        headers = [("Content-Type", "application/json")] if body is not None else []
+        answer = await self.raw(method, path, headers, encode(body) if body is not None else None)
+        if answer.headers.get("Content-Type", "").partition(";")[0] == PROBLEM:
+            raise self._decoded(lambda raw: error(msgspec.json.decode(raw)), answer.body)
+        if answer.status >= 300:
+            raise self._stranger(f"it answered {answer.status}")
+        return self._decoded(lambda raw: decode(raw, cast("type[Answer]", kind)), answer.body or b"null")
+
     def _decoded(self, decoder: Callable[[bytes], Answer], body: bytes) -> Answer:
         try:
             return decoder(body)
@@ -317,6 +332,31 @@ class RemoteTasks(TaskService):
 
     def _stranger(self, why: str) -> Unavailable:
         return Unavailable(f"what is at {self._url} is not a taskctl server: {why}")
+
+
+class RemoteAccess(AccessService):
+    """The tokens and workspaces of a server, as far as our own token reaches. Nothing is sent twice: it would be done twice."""
+
+    def __init__(self, remote: RemoteTasks) -> None:
+        self._remote = remote
+
+    async def me(self) -> Me:
+        return await self._remote.once("GET", "/me", Me)
+
+    async def tokens(self, workspace: str | None = None) -> Tokens:
+        return await self._remote.once("GET", "/tokens" + (f"?workspace={quote(workspace)}" if workspace else ""), Tokens)
+
+    async def mint(self, new: NewToken) -> Minted:
+        return await self._remote.once("POST", "/tokens", Minted, new)
+
+    async def revoke(self, id: str) -> None:
+        await self._remote.once("DELETE", f"/tokens/{quote(id, safe='')}", None)
+
+    async def workspaces(self) -> Workspaces:
+        return await self._remote.once("GET", "/workspaces", Workspaces)
+
+    async def add_workspace(self, name: str) -> Workspace:
+        return await self._remote.once("POST", "/workspaces", Workspace, {"name": name})
 
 
 _backoff = wait_random_exponential(multiplier=0.1, max=1.0)

@@ -315,15 +315,22 @@ class IdempotencyKey(msgspec.Struct, frozen=True):
     """A name for a write, by which it can be sent again without happening again: for 24 hours it gets the first answer.
 
     name: 1 to 255 visible ASCII characters. request: a digest of all that was asked for, so that the same name for something
-    else is refused; the changeset's own if it is left out.
+    else is refused; the changeset's own if it is left out. owner: whose name it is, the id of a token; others may have given the
+    same one.
     """
 
     name: str
     request: str = ""
+    owner: str = ""
 
     def __post_init__(self) -> None:
         if not fields.KEY.fullmatch(self.name):
             raise InvalidRequest("an idempotency key is 1 to 255 visible ASCII characters")
+
+    @property
+    def stored(self) -> str:
+        """The name among those of all owners. A space is in none of them."""
+        return f"{self.owner} {self.name}" if self.owner else self.name
 
 
 # ---------------------------------------------------------------------------------------------------------------- reading
@@ -638,8 +645,11 @@ class TaskService(ABC):
         """Return if it can serve; raise Unavailable, with the reason, if it cannot."""
 
     @abstractmethod
-    def scoped(self, *, actor: str | None, source: Source) -> Self:
-        """Return the same service as another writer: who, and by which way, is what the log will say."""
+    def scoped(self, *, actor: str | None, source: Source, workspace: str | None = None) -> Self:
+        """Return the same service as another writer: who, and by which way, is what the log will say.
+
+        workspace: another one of the same database. Raises ConfigError if the place is not asked for one.
+        """
 
     async def read(self, query: Query[T]) -> T:
         """Answer a question, without telling how new the answer is. Raises what `ask` does."""

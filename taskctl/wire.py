@@ -18,7 +18,8 @@ import msgspec
 from msgspec import Meta
 
 from taskctl import fields
-from taskctl.errors import FieldError, InvalidRequest, InvalidTask, TaskctlError, by_code
+from taskctl.access import SCOPES, NewToken, redacted, workspace_name
+from taskctl.errors import FieldError, InvalidBody, InvalidRequest, InvalidTask, TaskctlError, by_code
 from taskctl.tasks import (
     BATCH_MAX,
     READ_ONLY,
@@ -46,6 +47,7 @@ PROBLEM = "application/problem+json"
 _TYPE = "urn:taskctl:problem:"
 
 T = TypeVar("T")
+Failure = TypeVar("Failure", InvalidTask, InvalidBody)
 
 encode = msgspec.json.Encoder().encode
 
@@ -148,7 +150,44 @@ def _build(kind: type[Checked], raw: object, allowed: tuple[str, ...], required:
         kind(**{"title": "there is one", **{name: value for name, value in raw.items() if name in allowed}})
     except InvalidTask as e:
         errors += e.errors
-    raise _invalid(errors)
+    raise _invalid(errors, InvalidTask)
+
+
+def new_token(raw: object) -> NewToken:
+    """Return the token that an object asks for. Raises InvalidBody, which names every member at fault."""
+    allowed, required = NewToken.__struct_fields__, ("name", "scopes")
+    members = _object(raw)
+    errors = [FieldError(f"/{name}", "required", f"{name} is missing") for name in required if name not in members]
+    errors += _unknown(members, allowed)
+    known = {name: value for name, value in members.items() if name in allowed}
+    try:
+        token = NewToken(**{"name": "given", "scopes": SCOPES, **known})
+    except InvalidBody as e:
+        errors += e.errors
+    else:
+        if not errors:
+            return token
+    raise _invalid(errors, InvalidBody)
+
+
+def new_workspace(raw: object) -> str:
+    """Return the name of the workspace that an object asks for. Raises InvalidBody, which names every member at fault."""
+    members = _object(raw)
+    errors = [] if "name" in members else [FieldError("/name", "required", "name is missing")]
+    errors += _unknown(members, ("name",))
+    try:
+        name = workspace_name(members.get("name", "given"))
+    except InvalidBody as e:
+        errors += e.errors
+    if errors:
+        raise _invalid(errors, InvalidBody)
+    return name
+
+
+def _object(raw: object) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise InvalidBody("an object was expected", errors=[FieldError("", "type", "must be an object")])
+    return raw
 
 
 def shown_json(text: str) -> str:
@@ -195,7 +234,7 @@ def changeset(raw: object, *, dry_run: bool = False) -> Changeset:
         except fields.Refused as e:
             errors.append(FieldError("/message", e.code, f"message {e.detail}"))
     if errors:
-        raise _invalid(errors)
+        raise _invalid(errors, InvalidTask)
     read: list[Operation] = []
     for index, item in enumerate(operations):
         try:
@@ -215,7 +254,7 @@ def _operation(raw: object, index: int | None) -> Operation:
     inner = ""
     try:
         if wrong := _wrong_members(raw):
-            raise _invalid(wrong)
+            raise _invalid(wrong, InvalidTask)
         assert isinstance(raw, dict)
         match raw["op"]:
             case "add":
@@ -260,9 +299,9 @@ def _unknown(raw: Mapping[str, object], allowed: tuple[str, ...]) -> Iterator[Fi
         yield FieldError(pointer, "unknown_field", f"{name} is unknown; there are {', '.join(allowed)}")
 
 
-def _invalid(errors: list[FieldError]) -> InvalidTask:
+def _invalid(errors: list[FieldError], kind: type[Failure]) -> Failure:
     errors.sort()
-    return InvalidTask("; ".join(e.detail for e in errors), errors=errors)
+    return kind("; ".join(e.detail for e in errors), errors=errors)
 
 
 def _version(raw: object) -> int | tuple[int, ...] | None:
@@ -373,8 +412,6 @@ def problem(failure: TaskctlError, **more: Any) -> dict[str, Any]:
     document |= failure.extra
     if failure.errors:
         document["errors"] = [e._asdict() for e in failure.errors]
-    from taskctl.access import redacted  # it brings OpenSSL along, and a command that works needs neither
-
     told = encode(document).decode()
     safe = redacted(told)
     return document if safe == told else cast(dict[str, Any], msgspec.json.decode(safe))
@@ -434,13 +471,20 @@ def encode_cursor(query: object, place: object) -> str:
 
 def decode_cursor(query: object, cursor: str, kind: type[T]) -> T:
     """Return the place that a cursor stands for. Raises InvalidRequest if it is not one of this query."""
+    fingerprint, place = _in_cursor(cursor, kind)
+    if fingerprint != _fingerprint(query):
+        raise no_such_cursor()
+    return place
+
+
+def _in_cursor(cursor: str, kind: type[T]) -> tuple[str, T]:
+    """Return what stands for the query in a cursor, and the place. Raises InvalidRequest if it is none."""
     try:
         bare = cursor.rstrip("=").encode("ascii")
         raw = urlsafe_b64decode(bare + b"=" * (-len(bare) % 4))
         fingerprint, place = msgspec.json.decode(raw, type=tuple[str, msgspec.Raw])
-        # What the decoder passes over is not in its own writing.
-        if fingerprint == _fingerprint(query) and urlsafe_b64encode(raw).rstrip(b"=") == bare:
-            return msgspec.json.decode(place, type=kind)
+        if urlsafe_b64encode(raw).rstrip(b"=") == bare:  # what the decoder passes over is not in its own writing
+            return fingerprint, msgspec.json.decode(place, type=kind)
     except (UnicodeError, binascii.Error, msgspec.DecodeError, RecursionError):
         pass
     raise no_such_cursor()
@@ -451,24 +495,29 @@ _Moment: TypeAlias = Annotated[int, Meta(ge=0, le=253_370_764_800_000_000)]
 _Key: TypeAlias = Annotated[int, Meta(ge=-(2**63) + 1, le=2**63 - 1)] | Annotated[str, Meta(pattern="^[^\\0]*$")]
 
 
-def encode_task_cursor(query: TaskQuery, now: int, place: Sequence[int | str]) -> str:
-    """Return a cursor of a list of tasks: what comes after this place, as it was judged at this moment."""
-    return encode_cursor(_same(query), [now, place])
+def encode_task_cursor(workspace: str, query: TaskQuery, now: int, place: Sequence[int | str]) -> str:
+    """Return a cursor of a workspace's list of tasks: what comes after this place, as it was judged at this moment."""
+    return encode_cursor(_same(workspace, query), [now, place])
 
 
-def task_cursor(query: TaskQuery) -> tuple[int, list[int | str]] | None:
+def task_cursor(workspace: str, query: TaskQuery) -> tuple[int, list[int | str]] | None:
     """Return the moment and the place that the query's cursor stands for, None if it has none.
 
     A later page is judged at the moment of the first one: what is overdue stays so. Raises InvalidRequest.
     """
     if query.cursor is None:
         return None
-    moment, place = decode_cursor(_same(query), query.cursor, tuple[_Moment, list[_Key]])
+    moment, place = decode_cursor(_same(workspace, query), query.cursor, tuple[_Moment, list[_Key]])
     return moment, place
 
 
-def _same(query: TaskQuery) -> object:
-    return ["tasks", query.where, query.sort, query.zone]
+def start_of(query: TaskQuery) -> list[int | str] | None:
+    """Return the place in the query's cursor, None if it has none. Whether it is one of this query has been seen before."""
+    return None if query.cursor is None else _in_cursor(query.cursor, tuple[_Moment, list[_Key]])[1][1]
+
+
+def _same(workspace: str, query: TaskQuery) -> object:
+    return ["tasks", workspace, query.where, query.sort, query.zone]
 
 
 def _fingerprint(query: object) -> str:

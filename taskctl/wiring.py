@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from taskctl.access import OWNER
 from taskctl.config import Loaded, Settings, default_database
 from taskctl.errors import ConfigError, Unavailable, UsageError
 from taskctl.log import Log
@@ -20,9 +21,10 @@ from taskctl.tasks import Source, TaskService
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from taskctl.access import AccessService
     from taskctl.cache.feed import Lease
     from taskctl.log import Step
-    from taskctl.remote import Answered
+    from taskctl.remote import Answered, RemoteTasks
     from taskctl.storage.backup import Counts
     from taskctl.storage.committer import Told
     from taskctl.storage.driver import Driver
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from taskctl.storage.sqlite import File
 
 T = TypeVar("T")
-
-_NOT_THEIRS = "a server decides itself which workspace it shows; leave the workspace out"
 
 
 @asynccontextmanager
@@ -58,12 +58,28 @@ async def open_tasks(
     settings = settings or Settings()
     url = url or settings.database_url
     if url.startswith(("http://", "https://")):
-        if workspace != "default":
-            raise ConfigError(_NOT_THEIRS)
+        _require_no_workspace(workspace)
         async with _open_remote(url, settings) as remote:
             yield remote
-        return
+    else:
+        opened = _open_database(url, settings, workspace, actor, source, observer, checked=checked, cached=cached)
+        async with opened as (tasks, _):
+            yield tasks
 
+
+@asynccontextmanager
+async def _open_database(
+    url: str,
+    settings: Settings,
+    workspace: str,
+    actor: str | None,
+    source: Source,
+    observer: Observer,
+    *,
+    checked: bool,
+    cached: bool,
+) -> AsyncIterator[tuple[TaskService, Driver]]:
+    """Open the tasks of a database, and give the database itself with them, for what are no tasks."""
     from taskctl.storage.committer import Committer, nobody
     from taskctl.storage.flights import Flights
     from taskctl.storage.ledger import Ledger
@@ -97,7 +113,7 @@ async def open_tasks(
         tasks = SqlTasks(flights.ask, committer.submit, workspace=workspace, actor=actor, source=source)
         if checked:
             await tasks.ready()
-        yield remember(tasks, workspace)
+        yield remember(tasks, workspace), driver
 
 
 Remember: TypeAlias = "Callable[[TaskService, str], TaskService]"
@@ -172,7 +188,7 @@ def is_postgres(url: str) -> bool:
     return url.startswith(("postgresql://", "postgres://"))
 
 
-def _open_remote(url: str, settings: Settings) -> AbstractAsyncContextManager[TaskService]:
+def _open_remote(url: str, settings: Settings) -> AbstractAsyncContextManager[RemoteTasks]:
     from taskctl.remote import RemoteTasks
 
     return RemoteTasks.open(url, timeout=settings.server_timeout)
@@ -219,9 +235,9 @@ def run_command(
             return await command(tasks)
 
     if url := loaded.remote:
-        if settings.workspace != "default":
-            raise ConfigError(_NOT_THEIRS)
         import asyncio
+
+        _require_no_workspace(settings.workspace)
 
         return asyncio.run(remote(url))
     if is_postgres(settings.database_url):
@@ -232,6 +248,39 @@ def run_command(
     from taskctl.storage.sqlite import drive
 
     return drive(local())
+
+
+def _require_no_workspace(workspace: str) -> None:
+    from taskctl.remote import NOT_THEIRS
+
+    if workspace != "default":
+        raise ConfigError(NOT_THEIRS)
+
+
+def run_access(command: Callable[[AccessService], Coroutine[Any, Any, T]], loaded: Loaded, *, actor: str | None) -> T:
+    """Run a command on the tokens and workspaces of the database or the server that the settings name.
+
+    Whoever has the database may do everything with it. Raises Unavailable, SchemaOutdated, and what the command does.
+    """
+    if url := loaded.remote:
+        import asyncio
+
+        from taskctl.remote import RemoteAccess
+
+        async def remote(url: str) -> T:
+            async with _open_remote(url, loaded.settings) as tasks:
+                return await command(RemoteAccess(tasks))
+
+        return asyncio.run(remote(url))
+
+    from taskctl.storage.tokens import SqlTokens
+
+    async def database(driver: Driver) -> T:
+        tokens = SqlTokens(driver)
+        await tokens.ready()
+        return await command(tokens.access(OWNER._replace(name=actor)))
+
+    return _run_on_database(database, loaded.settings)
 
 
 def call_api(loaded: Loaded, method: str, path: str, headers: Sequence[tuple[str, str]], body: bytes | None) -> Answered:
@@ -390,20 +439,22 @@ def create_app(settings: Settings | None = None) -> web.Application:
 
 def build_app(settings: Settings, observer: Observer) -> web.Application:
     """Return the API over the settings' database, with what happens in it told to the observer."""
+    from taskctl.server.admission import Opened
     from taskctl.server.app import make_app
+    from taskctl.storage.tokens import SqlTokens
 
-    def service() -> AbstractAsyncContextManager[TaskService]:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Opened]:
+        url, workspace, cached = settings.database_url, settings.workspace, settings.cache_bytes > 0
         checked = settings.migrate != "off"
-        return open_tasks(
-            settings=settings,
-            workspace=settings.workspace,
-            source="api",
-            observer=observer,
-            checked=checked,
-            cached=settings.cache_bytes > 0,
-        )
+        database = _open_database(url, settings, workspace, None, "api", observer, checked=checked, cached=cached)
+        async with database as (tasks, driver):
+            tokens = SqlTokens(driver) if settings.auth == "tokens" else None
+            if tokens is not None and checked:
+                await tokens.ready()
+            yield Opened(tasks, workspace, tokens)
 
-    return make_app(service, observer)
+    return make_app(opened, observer)
 
 
 async def serve(settings: Settings, *, observer: Observer, started: Callable[[str], None]) -> bool:

@@ -206,7 +206,7 @@ def database() -> Iterator[str]:
         time.sleep(0.01)
     ask(
         url,
-        "TRUNCATE tasks, task_labels, log, idempotency_keys; DELETE FROM workspaces WHERE id > 1; "
+        "TRUNCATE tasks, task_labels, log, idempotency_keys, tokens; DELETE FROM workspaces WHERE id > 1; "
         "UPDATE workspaces SET seq = 0, next_id = 1, written_at = 0",
     )
     _free.append(url)

@@ -209,11 +209,11 @@ class Database:
             case TaskQuery(limit=int(limit)):
                 found = [task for task in tasks.values() if matches(task, query.where, zone=_UTC, now=_START)]
                 found.sort(key=lambda task: _Sorted(task, query.sort))
-                if (cursor := task_cursor(query)) is not None:
+                if (cursor := task_cursor("default", query)) is not None:
                     found = [task for task in found if is_after(place(task, query.sort), cursor[1], query.sort)]
                 items = tuple(found[:limit])
                 more = len(found) > limit
-                following = encode_task_cursor(query, 0, place(items[-1], query.sort)) if more else None
+                following = encode_task_cursor("default", query, 0, place(items[-1], query.sort)) if more else None
                 return Page(items, following)
             case Projects():
                 return _tallies((task.project, task) for task in tasks.values() if task.project is not None)
@@ -344,7 +344,7 @@ class _Inner(TaskService):
     async def ready(self) -> None:
         raise NotImplementedError
 
-    def scoped(self, *, actor: str | None, source: Source) -> Self:
+    def scoped(self, *, actor: str | None, source: Source, workspace: str | None = None) -> Self:
         raise NotImplementedError
 
 

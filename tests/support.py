@@ -1,5 +1,6 @@
 """What the tests of the server and of the command line share: answers, a user's shell, and a server's process."""
 
+import itertools
 import json
 import os
 import re
@@ -9,12 +10,16 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient
+
+from taskctl.access import OWNER, Minted, NewToken, Scope
+from taskctl.server.requests import OPENED
 
 SECONDS = 30.0
 """How long anything may take before a test gives it up; nothing here comes near it."""
@@ -49,6 +54,23 @@ async def added(api: Api, title: str = "Buy milk", **fields: Json) -> dict[str, 
     assert answer.status == 201, await answer.text()
     task: dict[str, Any] = await answer.json()
     return task
+
+
+async def minted(api: Api, *scopes: Scope, workspace: str | None = None, expires_at: datetime | None = None) -> Minted:
+    """Return a new token of an application in this process that asks for tokens. It is called like nothing before."""
+    assert api.app is not None
+    tokens = api.app[OPENED].tokens
+    assert tokens is not None
+    new = NewToken(name=f"t{next(_numbers)}", scopes=scopes, workspace=workspace, expires_at=expires_at)
+    return await tokens.access(OWNER).mint(new)
+
+
+_numbers = itertools.count()
+
+
+def bearing(token: Minted | str) -> dict[str, str]:
+    """Return the header that shows a token."""
+    return {"Authorization": f"Bearer {token if isinstance(token, str) else token.secret}"}
 
 
 class Ran(NamedTuple):

@@ -265,9 +265,9 @@ def test_the_forms_of_each_answer(filled: Shell) -> None:
     assert (stats["counts"]["todo"], stats["overdue"], len(stats["done_per_day"])) == (4, 1, 30)
     assert json.loads(filled("stats", "-o", "ndjson").out)["overdue"] == 1
     assert filled("version", "-o", "json").json["version"] in filled("version").out
-    assert filled("db", "current", "-o", "json").json == {"current": "0004", "needed": "0004"}
+    assert filled("db", "current", "-o", "json").json == {"current": "0005", "needed": "0005"}
     assert set(filled("db", "check", "-o", "json").json.values()) == {"ok"}
-    assert filled("db", "upgrade", "-o", "json").json == {"before": "0004", "after": "0004"}
+    assert filled("db", "upgrade", "-o", "json").json == {"before": "0005", "after": "0005"}
 
 
 def test_the_forms_of_each_write(shell: Shell) -> None:

@@ -572,7 +572,7 @@ async def test_a_place_in_a_history_that_cannot_be_is_no_way_in(server: Server, 
     async with Client.to(server.port) as client:
         client.send(post(TASK))
         id = json.loads((await client.answer()).body)["id"]
-        genuine = encode_cursor(["history", id], 0)
+        genuine = encode_cursor(["history", "default", id], 0)
         forged = urlsafe_b64encode(urlsafe_b64decode(genuine + "==")[:-2] + b"%d]" % place)
         client.send(get(b"/api/v1/tasks/%d/history?cursor=" % id + forged))
         answer = await client.answer()

@@ -19,7 +19,7 @@ from referencing.jsonschema import DRAFT202012
 import taskctl.server
 from taskctl import Settings, create_app
 from taskctl.errors import ConfigError, TaskctlError, UsageError
-from tests.support import Api, added
+from tests.support import Api, added, bearing, minted
 
 SWAGGER = Path(taskctl.server.__file__).parent / "swagger"
 STATIC = {"/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/initializer.js"}
@@ -28,12 +28,14 @@ METHODS = ("get", "head", "post", "put", "patch", "delete")
 
 @pytest.fixture
 def app(tmp_path: Path) -> web.Application:
-    return create_app(Settings(database_url=f"sqlite:///{tmp_path}/tasks.db"))
+    return create_app(Settings(database_url=f"sqlite:///{tmp_path}/tasks.db", auth="tokens"))
 
 
 @pytest.fixture
 async def api(aiohttp_client: AiohttpClient, app: web.Application) -> Api:
-    return await aiohttp_client(app)
+    found: Api = await aiohttp_client(app)
+    found.session.headers.update(bearing(await minted(found, "admin")))
+    return found
 
 
 @pytest.fixture
@@ -103,6 +105,7 @@ async def test_every_operation_has_a_name_of_its_own_a_summary_and_a_place(docum
         [
             *("listTasks", "addTask", "getTask", "headTask", "replaceTask", "editTask", "removeTask", "taskHistory"),
             *("writeBatch", "listChanges", "listProjects", "listLabels", "getStats", "getCache", "clearCache"),
+            *("getMe", "listTokens", "createToken", "revokeToken", "listWorkspaces", "createWorkspace"),
             *("livez", "readyz", "version", "getOpenapi", "getDocs"),
         ]
     )
@@ -117,10 +120,11 @@ async def test_every_write_takes_a_key_and_a_dry_run_and_every_body_has_its_refu
     for path, method, operation in operations(document):
         given = {parameter["name"] for parameter in operation["parameters"]}
         assert "X-Request-Id" in given
-        of_tasks = path.startswith("/api/v1/") and path != "/api/v1/cache"
+        of_tasks = operation["tags"][0] in ("tasks", "workspace")
+        assert of_tasks == (path.split("/")[3:4] not in ([], ["cache"], ["me"], ["tokens"], ["workspaces"]))
         assert ("X-Taskctl-Seq" in given) == of_tasks
         assert ({"Idempotency-Key", "dry_run"} <= given) == (of_tasks and method not in ("get", "head"))
-        assert ("If-Match" in given) == path.endswith("{id}")
+        assert ("If-Match" in given) == path.endswith("tasks/{id}")
         assert "431" in operation["responses"]
         assert {"400", "500", "503"} <= operation["responses"].keys() or not of_tasks
         assert ({"408", "413", "415", "422"} <= operation["responses"].keys()) == ("requestBody" in operation)
@@ -168,6 +172,7 @@ async def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
     look(document["paths"])
     assert {"Task", "NewTask", "Batch", "Changes", "stale_task"} <= seen
     of_no_operation = {"not_found", "method_not_allowed", "not_implemented", "uri_too_long", "expectation_failed"}
+    of_no_operation |= {"misdirected_request", "too_many_requests"}
     assert document["components"]["examples"].keys() - seen <= of_no_operation
 
 
@@ -397,10 +402,10 @@ async def test_the_page_has_no_script_of_its_own_and_names_nothing_from_elsewher
 
 
 async def test_mounted_under_a_prefix_the_document_is_the_same_and_its_server_is_where_it_lies(
-    app: web.Application, aiohttp_client: AiohttpClient
+    tmp_path: Path, aiohttp_client: AiohttpClient
 ) -> None:
     outer = web.Application()
-    outer.add_subapp("/guests/todo", app)
+    outer.add_subapp("/guests/todo", create_app(Settings(database_url=f"sqlite:///{tmp_path}/tasks.db")))
     api: Api = await aiohttp_client(outer)
     answer = await api.get("/guests/todo/openapi.json")
     document = await answer.json()

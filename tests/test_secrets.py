@@ -186,9 +186,10 @@ RAW = [
 ]
 
 
-def requests() -> Iterator[bytes]:
-    """Yield each request once, as it goes over the wire."""
-    end = "Connection: close\r\n\r\n"
+def requests(bearer: str) -> Iterator[bytes]:
+    """Yield each request once, as it goes over the wire, from whoever has this token, if it is one."""
+    login = f"Authorization: Bearer {bearer}\r\n" if bearer else ""
+    end = f"{login}Connection: close\r\n\r\n"
     for target in TARGETS:
         yield f"GET {target} HTTP/1.1\r\nHost: x\r\n{end}".encode()
     for line in HEADERS:
@@ -219,10 +220,10 @@ def ask(port: int, request: bytes) -> str:
     return answer.decode("latin-1")
 
 
-def ask_all(server: Server) -> int:
+def ask_all(server: Server, bearer: str) -> int:
     """Send everything, and look into each answer; return how many were sent."""
     count = 0
-    for request in requests():
+    for request in requests(bearer):
         unseen(ask(server.port, request), repr(request))
         count += 1
     return count
@@ -231,14 +232,21 @@ def ask_all(server: Server) -> int:
 # ---------------------------------------------------------------------------------------------------------------- servers
 
 
-@pytest.mark.parametrize("level", ["info", "debug"])
-@pytest.mark.parametrize("format", ["console", "json"])
-def test_what_a_client_sends_is_told_to_nobody(tmp_path: Path, format: str, level: str) -> None:
+@pytest.mark.parametrize(
+    ("format", "level", "auth"),
+    [("console", "info", "none"), ("json", "debug", "none"), ("console", "debug", "tokens"), ("json", "info", "tokens")],
+)
+def test_what_a_client_sends_is_told_to_nobody(tmp_path: Path, format: str, level: str, auth: str) -> None:
     shell = Shell(tmp_path, TASKCTL_DATABASE_URL=f"sqlite:///{tmp_path}/tasks.db")
     for title in ("one", "two"):
         shell("task", "add", title)
-    with serving(shell, "--log-format", format, "--log-level", level) as server:
-        count = ask_all(server)
+    bearer = ""
+    if auth == "tokens":
+        bearer = shell("token", "create", "me", "--scope", "admin").out.strip()
+    with serving(shell, "--log-format", format, "--log-level", level, "--auth", auth) as server:
+        count = ask_all(server, bearer)
+        if bearer:
+            assert '"items":[{' in ask(server.port, next(requests(bearer)).replace(f"/{T}".encode(), b"/api/v1/tasks", 1))
         ask(server.port, b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-Id: the-last-one\r\nConnection: close\r\n\r\n")
         server.logged("the-last-one")
         assert server.stop() == 0
@@ -247,6 +255,9 @@ def test_what_a_client_sends_is_told_to_nobody(tmp_path: Path, format: str, leve
     assert log.count("request") >= count
     assert "Traceback" not in log
     unseen(log, "the log")
+    if bearer:
+        assert bearer.split("_")[2] in log, "who it was is told"
+        assert not Canary("the token that is good", bearer, bearer.split("_")[3]).found(log)
 
 
 @pytest.mark.parametrize("format", ["console", "json"])

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -15,12 +16,15 @@ from aiohttp import ClientResponse
 from pytest_aiohttp import AiohttpClient
 
 from taskctl import Changeset, IdempotencyKey, Settings, TaskctlError, TaskService, Unavailable, create_app
+from taskctl.access import Known, Token, hash_of, new_secret
 from taskctl.errors import StorageFull
 from taskctl.observe import ignore
 from taskctl.server import requests
+from taskctl.server.admission import Opened
 from taskctl.server.app import make_app
+from taskctl.storage.tokens import SqlTokens
 from taskctl.tasks import CacheStats, Query, Read, Remembering, Source, T, Written
-from tests.support import Api, Server, Shell, problem_of
+from tests.support import Api, Server, Shell, bearing, minted, problem_of
 from tests.test_openapi import Shapes, resolved
 
 DOCS = Path(__file__).parent.parent / "docs" / "statuses.md"
@@ -57,6 +61,12 @@ CALLS = {
     "getStats": Call("GET", "/api/v1/stats"),
     "getCache": Call("GET", "/api/v1/cache"),
     "clearCache": Call("DELETE", "/api/v1/cache"),
+    "getMe": Call("GET", "/api/v1/me"),
+    "listTokens": Call("GET", "/api/v1/tokens"),
+    "createToken": Call("POST", "/api/v1/tokens", {"name": "new", "scopes": ["tasks:read"]}),
+    "revokeToken": Call("DELETE", "/api/v1/tokens/{token}"),
+    "listWorkspaces": Call("GET", "/api/v1/workspaces"),
+    "createWorkspace": Call("POST", "/api/v1/workspaces", {"name": "garden"}),
     "livez": Call("GET", "/livez"),
     "readyz": Call("GET", "/readyz"),
     "version": Call("GET", "/version"),
@@ -64,31 +74,44 @@ CALLS = {
     "getDocs": Call("GET", "/docs"),
 }
 WITH_BODY = {name for name, call in CALLS.items() if call.body is not None}
-WRITES = {*WITH_BODY, "removeTask"}
+ON_ACCESS = {"getMe", "listTokens", "createToken", "revokeToken", "listWorkspaces", "createWorkspace"}
+WRITES = {*WITH_BODY, "removeTask"} - ON_ACCESS
 ON_CACHE = {"getCache", "clearCache"}
-ON_DATA = {name for name, call in CALLS.items() if "/api/v1/" in call.path and name not in ON_CACHE} | {"readyz"}
+GUARDED = {name for name, call in CALLS.items() if "/api/v1/" in call.path}
+FORBIDDEN = {*WRITES, *ON_CACHE, *ON_ACCESS} - {"getMe"}
+"""What the narrowest token may not."""
+AT_THE_DOOR = {*ON_CACHE, "getMe"}
+"""What depends on nothing, but that the token is looked up."""
+STORED = {*WRITES, "createToken", "revokeToken", "createWorkspace"}
 ON_ONE = {name for name, call in CALLS.items() if "/tasks/1" in call.path}
 CACHEABLE = {"getTask", "headTask", "getOpenapi", "getDocs"}
 
 
 def cells() -> Iterator[tuple[str, int]]:
     """Return every operation with every status that it is known to give."""
-    good = {"addTask": (201, 200), "removeTask": (204,), "clearCache": (204,), "replaceTask": (200, 204), "editTask": (200, 204)}
+    good = {
+        **dict.fromkeys(("removeTask", "clearCache", "revokeToken"), (204,)),
+        **dict.fromkeys(("createToken", "createWorkspace"), (201,)),
+        **dict.fromkeys(("replaceTask", "editTask"), (200, 204)),
+        "addTask": (201, 200),
+    }
     statuses: dict[int, set[str]] = {
         304: CACHEABLE,
         400: set(CALLS),
-        404: {*ON_ONE, *ON_CACHE, "writeBatch"},
+        401: GUARDED,
+        403: FORBIDDEN,
+        404: {*ON_ONE, *ON_CACHE, "writeBatch", "listTokens", "createToken", "revokeToken"},
         408: WITH_BODY,
         409: WITH_BODY,
         410: {"listChanges"},
         412: {"getTask", "headTask", "replaceTask", "editTask", "removeTask", "writeBatch"},
         413: WITH_BODY,
         415: WITH_BODY,
-        422: WRITES,
+        422: {*WRITES, *WITH_BODY},
         431: set(CALLS),
-        500: ON_DATA,
-        503: {*ON_DATA, "clearCache"},
-        507: WRITES,
+        500: {*GUARDED, "readyz"},
+        503: {*GUARDED, "readyz"},
+        507: STORED,
     }
     for name in CALLS:
         for status in good.get(name, (200,)):
@@ -113,8 +136,35 @@ class Failing(TaskService):
     async def ready(self) -> None:
         raise self._failure
 
-    def scoped(self, *, actor: str | None, source: Source) -> Self:
+    def scoped(self, *, actor: str | None, source: Source, workspace: str | None = None) -> Self:
         return self
+
+
+ID, SECRET = new_secret()
+
+
+class FailingTokens(SqlTokens):
+    """One token, with which everything fails in one way; or even finding it does."""
+
+    def __init__(self, failure: Exception, *, at_the_door: bool) -> None:
+        self._failure = failure
+        self._at_the_door = at_the_door
+        super().__init__(self)  # type: ignore[arg-type]  # it is its own database, that cannot be asked
+
+    async def find(self, id: str) -> Known | None:
+        if self._at_the_door:
+            raise self._failure
+        now = datetime.now(UTC)
+        nothing = {"created_by": None, "expires_at": None, "last_used_at": None, "revoked_at": None}
+        return Known(Token(id=ID, name="t", workspace="default", scopes=("admin",), created_at=now, **nothing), hash_of(SECRET))
+
+    async def used(self, when: Mapping[str, datetime]) -> None:
+        pass
+
+    async def fetch(self, *_: Any, **__: Any) -> Any:
+        raise self._failure
+
+    write = read = fetch
 
 
 class Forgetful(Failing, Remembering):
@@ -146,15 +196,20 @@ async def client(aiohttp_client: AiohttpClient, tmp_path: Path) -> Callable[...,
 
     async def make(status: int, name: str = "") -> Api:
         if status not in FAILURES and (name, status) not in {("getCache", 404), ("clearCache", 404)}:
-            api: Api = await aiohttp_client(create_app(Settings(database_url=f"sqlite:///{tmp_path}/tasks.db")))
+            api: Api = await aiohttp_client(create_app(Settings(database_url=f"sqlite:///{tmp_path}/tasks.db", auth="tokens")))
+            api.session.headers.update(bearing(await minted(api, "admin")))
             assert (await api.post("/api/v1/tasks", json={"title": "first"})).status == 201
             return api
 
         @asynccontextmanager
-        async def failing() -> AsyncIterator[TaskService]:
-            yield (Failing if status == 404 else Forgetful)(FAILURES.get(status, FAILURES[503]))
+        async def failing() -> AsyncIterator[Opened]:
+            failure = FAILURES.get(status, FAILURES[503])
+            tokens = FailingTokens(failure, at_the_door=name in AT_THE_DOOR) if name in {*AT_THE_DOOR, *ON_ACCESS} else None
+            yield Opened((Failing if status == 404 else Forgetful)(failure), tokens=tokens if status != 404 else None)
 
-        return await aiohttp_client(make_app(failing, ignore))
+        api = await aiohttp_client(make_app(failing, ignore))
+        api.session.headers.update(bearing(SECRET))
+        return api
 
     return make
 
@@ -170,6 +225,20 @@ async def bring_about(api: Api, name: str, status: int) -> ClientResponse:
     more: dict[str, Any] = {} if body is None else {"json": body}
     headers: dict[str, str] = {}
     match name, status:
+        case _, 401:
+            headers["Authorization"] = ""
+        case _, 403:
+            headers |= bearing(await minted(api, "tasks:read"))
+        case "listTokens", 404:
+            path += "?workspace=nowhere"
+        case "createToken", 404:
+            more["json"] = {**body, "workspace": "nowhere"}
+        case "revokeToken", 404:
+            path = path.replace("{token}", ID)
+        case "createToken" | "createWorkspace", 409:
+            assert (await api.post(path, json=body)).status == 201
+        case "createToken" | "createWorkspace", 422:
+            more["json"] = {**body, "name": "-"}
         case _, 304:
             headers["If-None-Match"] = (await api.get(path)).headers["ETag"]
         case "addTask", 200:
@@ -215,6 +284,8 @@ async def bring_about(api: Api, name: str, status: int) -> ClientResponse:
             more["json"] = {**body, "title": ""}
         case _:
             pass
+    if "{token}" in path:
+        path = path.replace("{token}", ID if status in FAILURES else (await minted(api, "tasks:read")).token.id)
     return await api.request(method, path, headers=headers, **more)
 
 

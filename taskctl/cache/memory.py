@@ -8,7 +8,7 @@ from taskctl.conditions import Compare
 from taskctl.filters import is_after, matches, place, zone_of
 from taskctl.log import Step
 from taskctl.tasks import GetTask, History, Labels, Page, Projects, Query, Task, TaskQuery
-from taskctl.wire import encode, task_cursor
+from taskctl.wire import encode, start_of
 
 OVERHEAD = 700
 """Bytes that an answer takes besides its JSON: its key, its place in the order of use, itself."""
@@ -91,9 +91,8 @@ _NEVER: Any = None
 def _span(query: TaskQuery, page: Page[Task]) -> _Span | None:
     if query.count or _looks_at_updates(query):
         return None  # a step does not tell when the task had been changed before; a count takes in all pages
-    cursor = task_cursor(query)
     end = place(page.items[-1], query.sort) if page.next_cursor is not None else None
-    return _Span(cursor[1] if cursor is not None else None, end, zone_of(query.zone))
+    return _Span(start_of(query), end, zone_of(query.zone))
 
 
 def rememberable(query: Query[Any]) -> bool:

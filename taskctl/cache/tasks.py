@@ -112,8 +112,9 @@ class CachedTasks(TaskService, Remembering):
         self._feed = feed
         self._cache = cache
 
-    def scoped(self, *, actor: str | None, source: Source) -> Self:
-        return type(self)(self._inner.scoped(actor=actor, source=source), self._workspace, self._feed, self._cache)
+    def scoped(self, *, actor: str | None, source: Source, workspace: str | None = None) -> Self:
+        inner = self._inner.scoped(actor=actor, source=source, workspace=workspace)
+        return type(self)(inner, workspace or self._workspace, self._feed, self._cache)
 
     async def ready(self) -> None:
         await self._inner.ready()

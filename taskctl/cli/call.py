@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from taskctl import config, wiring
+from taskctl.access import AccessService
 from taskctl.cli.terminal import tell, tell_json, tell_lines
 from taskctl.errors import TaskctlError, UsageError
 from taskctl.observe import Event, StatementDone, ignore
@@ -85,9 +86,18 @@ class Call:
         observer = _tell if self.verbose else ignore
         return wiring.run_command(command, self.loaded, actor=_user(), source=source, observer=observer)
 
+    def access(self, command: Callable[[AccessService], Coroutine[Any, Any, T]]) -> T:
+        """Run the command on the tokens and workspaces of the place that the settings name."""
+        return wiring.run_access(command, self.loaded, actor=_user())
+
     def with_flags(self, **flags: object) -> "Call":
         """Return the call with further flags; None is one that was not given."""
         return Call({**self.flags, **{name: value for name, value in flags.items() if value is not None}})
+
+    @property
+    def workspace(self) -> str | None:
+        """The workspace that was named, None if none was: then it is for the place to say."""
+        return None if self.loaded.origins["workspace"] == "default" else self.settings.workspace
 
     def say(self, message: str) -> None:
         """Tell somebody who looks on; not data, so it goes to stderr."""

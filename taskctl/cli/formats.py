@@ -54,7 +54,7 @@ def _cell(value: Any) -> str:
             return str(msgspec.to_builtins(value))
         case tuple() | list():
             return _harmless(", ".join(map(str, value)))
-        case Mapping():
+        case Mapping() | msgspec.Struct():
             return msgspec.json.encode(value).decode()
         case _:
             return _harmless(str(value))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Final
 
+from taskctl.access import Token, Workspace
 from taskctl.cli.terminal import plain, plain_lines
 from taskctl.config import Settings
 from taskctl.errors import UsageError
@@ -116,8 +117,8 @@ def show_bytes(data: bytes) -> None:
     sys.stdout.buffer.write(data)
 
 
-def _id(item: Task | Change | Tally) -> int | str:
-    return item.name if isinstance(item, Tally) else item.seq if isinstance(item, Change) else item.id
+def _id(item: Task | Change | Tally | Token | Workspace) -> int | str:
+    return item.name if isinstance(item, Tally | Workspace) else item.seq if isinstance(item, Change) else item.id
 
 
 def _cell(value: object) -> str:
@@ -140,6 +141,7 @@ _TASK_WIDE = (*_TASK, "version", "created_at", "updated_at", "completed_at", "ui
 _CHANGE = ("seq", "at", "who", "op", "task", "change")
 _CHANGE_WIDE = (*_CHANGE, "version", "changeset")
 _TALLY = ("name", "todo", "in_progress", "done", "cancelled")
+_TOKEN = ("id", "name", "scopes", "created_at", "created_by", "expires_at", "last_used_at", "revoked_at")
 _SHRINK = ("project", "labels")
 _LAST_LEAST = 20
 """On a narrow terminal these columns give way first, so that the last one, a title, keeps this many characters."""
@@ -163,6 +165,10 @@ def _table(items: Sequence[Any], settings: Settings) -> None:
             names, rows = (_CHANGE_WIDE if wide else _CHANGE), [_change(change, wide=wide) for change in items]
         case Tally():
             names, rows = _TALLY, [[_cell(t.name), *(str(n) for n in t.counts.values())] for t in items]
+        case Token():
+            names, rows = _TOKEN, [[_cell(getattr(token, name)) for name in _TOKEN] for token in items]
+        case Workspace():
+            names, rows = ("name",), [[_cell(workspace.name)] for workspace in items]
         case _:
             raise TypeError(items[0])
     headings = [name.replace("_", " ").upper() for name in names]

@@ -14,19 +14,32 @@ from aiohttp.typedefs import Handler, Middleware
 from taskctl.access import redacted
 from taskctl.errors import (
     ExpectationFailed,
+    Forbidden,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
     TaskctlError,
+    Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
 )
 from taskctl.observe import Observer, RequestDone
-from taskctl.server import docs, probes, reports, tasks
+from taskctl.server import access, docs, probes, reports, tasks
+from taskctl.server.admission import Admission, Needs, Opened
 from taskctl.server.openapi import MERGE_PATCH
-from taskctl.server.requests import BODY_MAX, REQUEST_ID, STATE, TASKS, State, expects_to_go_on, where_from
-from taskctl.tasks import TaskService
+from taskctl.server.requests import (
+    ADMISSION,
+    ADMITTED,
+    BODY_MAX,
+    OBSERVER,
+    OPENED,
+    REQUEST_ID,
+    STATE,
+    State,
+    expects_to_go_on,
+    where_from,
+)
 from taskctl.wire import PROBLEM, encode, etag, problem
 
 _OURS = secrets.token_hex(8)
@@ -36,18 +49,22 @@ _ON_ALL = {"Server": "taskctl", "X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger("taskctl.server")
 
 
-def make_app(open_service: Callable[[], AbstractAsyncContextManager[TaskService]], observer: Observer) -> web.Application:
-    """Return the application. It opens its service when it starts and closes it when it is cleaned up."""
+def make_app(open_service: Callable[[], AbstractAsyncContextManager[Opened]], observer: Observer) -> web.Application:
+    """Return the application. It opens what it serves when it starts and closes it when it is cleaned up."""
 
     async def service(app: web.Application) -> AsyncIterator[None]:
         async with open_service() as opened:
-            app[TASKS] = opened
-            yield
+            app[OPENED] = opened
+            app[ADMISSION] = admission = Admission(opened, observer)
+            async with admission.noting():
+                yield
 
     app = web.Application(middlewares=[_every_request(observer)])
     app[STATE] = State()
+    app[OBSERVER] = observer
     app.cleanup_ctx.append(service)
-    routes = [*probes.routes(), *tasks.routes(), *reports.routes(), *docs.routes()]
+    routes = [*probes.routes(), *tasks.routes(), *reports.routes(), *access.routes(), *docs.routes()]
+    assert all(hasattr(route.handler, "needs") for route in routes), "every handler says what it needs of who asks"
     app.add_routes(web.route(r.method, r.path, r.handler, **{**r.kwargs, "expect_handler": _expect}) for r in routes)
     return app
 
@@ -74,8 +91,14 @@ def _every_request(observer: Observer) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         request_id = request[REQUEST_ID] = request_id_of(request)
-        request.app[STATE].in_flight += 1
+        app = request.app
+        app[STATE].in_flight += 1
         try:
+            needs: Needs = getattr(
+                request.match_info.handler, "needs", "token"
+            )  # where there is nothing, it is told to whom we know
+            if needs != "nothing":
+                request[ADMITTED] = await app[ADMISSION].admit(request, needs)
             response = await handler(request)
         except TaskctlError as e:
             response = answer(e, request_id)
@@ -85,16 +108,18 @@ def _every_request(observer: Observer) -> Middleware:
             _log.exception("request %s failed: %s %s", request_id, request.method, _route(request))
             response = answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
         finally:
-            request.app[STATE].in_flight -= 1
+            app[STATE].in_flight -= 1
         seconds = time.perf_counter() - started
         route = _route(request)
         headers = {**_ON_ALL, "X-Request-Id": request_id, "Server-Timing": f"total;dur={seconds * 1000:.2f}"}
         if response.status < 400 and request.method in ("GET", "HEAD") and "/api/v1/" in route:
             headers["Cache-Control"] = "no-cache"  # it may be kept, but not used without asking whether it is still so
         response.headers.update(headers)
-        if request.app[STATE].draining:
+        if app[STATE].draining:
             response.force_close()
-        observer(RequestDone(request.method, request.rel_url.raw_path, route, response.status, seconds, request_id))
+        admitted = request.get(ADMITTED)
+        whose = (admitted.caller.workspace, admitted.caller.token) if admitted is not None else ("", "")
+        observer(RequestDone(request.method, request.rel_url.raw_path, route, response.status, seconds, request_id, *whose))
         return response
 
     return middleware
@@ -127,8 +152,14 @@ def _told(e: web.HTTPException, request: web.Request) -> TaskctlError:
 def answer(e: TaskctlError, request_id: str) -> web.Response:
     """Return a failure as the answer to a request."""
     headers = {**_ON_ALL, "X-Request-Id": request_id, "Cache-Control": "no-store"}
-    if isinstance(e, Unavailable):
+    if "retry_after" in e.extra:
         headers["Retry-After"] = str(e.extra["retry_after"])
+    if isinstance(e, Unauthenticated):
+        # RFC 6750: whoever showed nothing is told of no error.
+        headers["WWW-Authenticate"] = 'Bearer realm="taskctl"' + (', error="invalid_token"' if "reason" in e.extra else "")
+    if isinstance(e, Forbidden):
+        scope = f', scope="{e.extra["scope"]}"' if "scope" in e.extra else ""
+        headers["WWW-Authenticate"] = f'Bearer realm="taskctl", error="insufficient_scope"{scope}'
     if isinstance(e, MethodNotAllowed):
         headers["Allow"] = ", ".join(e.extra["allow"])
     if isinstance(e, UnsupportedMediaType):

@@ -9,8 +9,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from taskctl.errors import InvalidRequest
-from taskctl.server import probes, reports, tasks
-from taskctl.server.openapi import IF_NONE_MATCH, answer, document, operation
+from taskctl.server import access, probes, reports, tasks
+from taskctl.server.openapi import IF_NONE_MATCH, answer, document, needing, operation
 from taskctl.server.requests import Parameters, versions
 from taskctl.wire import encode
 
@@ -59,6 +59,7 @@ def _described() -> list[web.RouteDef]:
     "getOpenapi",
     "server",
     IF_NONE_MATCH,
+    needs="nothing",
     answers={
         200: answer("The document.", {"application/json": {"schema": {"type": "object"}}}, *_SENT),
         304: _NOT_CHANGED,
@@ -74,6 +75,7 @@ async def openapi(request: web.Request) -> web.Response:
     "getDocs",
     "server",
     IF_NONE_MATCH,
+    needs="nothing",
     answers={200: answer("The page.", {"text/html": {"schema": {"type": "string"}}}, *_SENT), 304: _NOT_CHANGED},
 )
 async def page(request: web.Request) -> web.Response:
@@ -83,7 +85,7 @@ async def page(request: web.Request) -> web.Response:
 
 @cache
 def _built() -> tuple[bytes, str]:
-    body = encode(document([*tasks.routes(), *reports.routes(), *probes.routes(), *_described()]))
+    body = encode(document([*tasks.routes(), *reports.routes(), *access.routes(), *probes.routes(), *_described()]))
     return body, _tag(body)
 
 
@@ -110,6 +112,7 @@ def _file(name: str, media: str) -> Handler:
         body = (_FOLDER / name).read_bytes()
         return body, _tag(body)
 
+    @needing("nothing")
     async def file(request: web.Request) -> web.Response:
         return _fresh(request, *read(), media)
 

@@ -13,8 +13,10 @@ from apispec import APISpec
 
 from taskctl import __version__
 from taskctl.errors import (
+    Forbidden,
     HeadersTooLarge,
     IdempotencyMismatch,
+    InvalidBody,
     InvalidRequest,
     InvalidTask,
     OutcomeUnknown,
@@ -24,11 +26,13 @@ from taskctl.errors import (
     SchemaOutdated,
     StorageFull,
     TaskctlError,
+    Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
 )
 from taskctl.fields import KEY
 from taskctl.server import shapes
+from taskctl.server.admission import Needs
 from taskctl.wire import PROBLEM
 
 _JSON: Final = "application/json"
@@ -115,6 +119,7 @@ _HEADERS: Final[Mapping[str, Part]] = {
     "X-Content-Type-Options": {"description": "The type is what `Content-Type` says.", "schema": {"const": "nosniff"}},
     "Content-Security-Policy": {"description": "What a browser may load with it.", "schema": _TEXT},
     "Referrer-Policy": {"description": "That no other site is told.", "schema": _TEXT},
+    "WWW-Authenticate": {"description": "What is needed: a bearer token (RFC 6750), and which scope.", "schema": _TEXT},
     "Accept": {"description": "The types of which one was expected.", "schema": _TEXT},
     "Accept-Patch": {"description": "The types of which one was expected.", "schema": _TEXT},
     "Accept-Encoding": {"description": "The Content-Encoding that was expected: none.", "schema": _TEXT},
@@ -173,6 +178,8 @@ def _problems(fails: Iterable[type[TaskctlError]], *, of_one: bool, reads: bool,
             names.append("Cache-Status")
         if status == 412 and of_one:
             names.append("ETag")
+        if status in (401, 403):
+            names.append("WWW-Authenticate")
         if status == 415:
             names += ["Accept", "Accept-Encoding", *(["Accept-Patch"] if patches else [])]
         if status == 431:  # whoever says so has not read the request
@@ -205,14 +212,15 @@ def operation(
     fails: Iterable[type[TaskctlError]] = (),
     head: str | None = None,
     of_many: bool = False,
+    needs: Needs,
 ) -> Callable[[Described], Described]:
     """Return a decorator that notes what a handler does. Its summary is the first line of the handler's docstring.
 
     parameters, answers, fails: its own ones; those of all operations, of all that write and of all with a body are added.
     body: the name of its body's shape; media: what it may be besides JSON; head: the id of the same operation as HEAD, where
-    that deserves a name; of_many: its failures are of one of several tasks.
+    that deserves a name; of_many: its failures are of one of several tasks. needs: what it needs of who asks.
     """
-    of_tasks = tag != "server"
+    of_tasks = tag in ("tasks", "workspace")
     given = [*parameters]
     failures: list[type[TaskctlError]] = [*fails]
     ours = list(_ON_ALL)
@@ -222,7 +230,7 @@ def operation(
         failures += [IdempotencyMismatch, OutcomeUnknown, StorageFull]
         ours += ["Idempotency-Replayed"]
     if body is not None:
-        failures += [RequestTimedOut, PayloadTooLarge, UnsupportedMediaType, InvalidTask]
+        failures += [RequestTimedOut, PayloadTooLarge, UnsupportedMediaType, InvalidTask if of_tasks else InvalidBody]
         more["requestBody"] = {"required": True, "content": _json(body, *media)}
     if of_tasks:
         given.append(_SEQ)
@@ -232,6 +240,14 @@ def operation(
             given.append(_CACHE_CONTROL)
             ours += ["Cache-Control", "Cache-Status"]
     failures.insert(0, InvalidRequest)
+    if needs != "nothing":
+        failures += [
+            Unauthenticated,
+            *([Forbidden] if needs not in ("token", "tasks:read") else []),
+            Unavailable,
+            SchemaOutdated,
+            TaskctlError,
+        ]
     given.append(_REQUEST_ID)
     failures.append(HeadersTooLarge)
     if any("Prefer" in part["name"] for part in parameters):
@@ -247,8 +263,22 @@ def operation(
         more.update(summary=summary.split(". ")[0].rstrip("."), **({"x-head": head} if head else {}))
         if description.strip():
             more["description"] = " ".join(description.split())
+        more["security"] = [] if needs == "nothing" else [{}, {"token": _SCOPES.get(needs, [needs])}]
         noted: Described = docs(operationId=id, tags=[tag], parameters=given, responses=responses, **more)(handler)
-        return noted
+        return needing(needs)(noted)
+
+    return note
+
+
+_SCOPES: Final[Mapping[Needs, list[Needs]]] = {"token": [], "keeper": ["admin"]}
+
+
+def needing(needs: Needs) -> Callable[[Described], Described]:
+    """Return a decorator that says what a handler needs of who asks."""
+
+    def note(handler: Described) -> Described:
+        handler.needs = needs  # type: ignore[attr-defined]  # the middleware looks for it
+        return handler
 
     return note
 
@@ -268,10 +298,10 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # it has no types
                 "Every failure is a problem document (RFC 9457).",
             },
             servers=[{"url": ".", "description": "Where this document lies."}],
-            security=[{}, {"token": []}],
             tags=[
                 {"name": "tasks", "description": "Tasks, one by one and many at once."},
                 {"name": "workspace", "description": "All tasks together."},
+                {"name": "access", "description": "Who may do what."},
                 {"name": "server", "description": "The server itself."},
             ],
         )
@@ -292,7 +322,10 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # it has no types
                 "content": {PROBLEM: {"schema": shapes.ref("Problem")}},
             },
         )
-        add.security_scheme("token", {"type": "http", "scheme": "bearer"})
+        about = (
+            "What an operation needs is a scope: `tasks:write` includes `tasks:read`, `admin` both. A server may need no token."
+        )
+        add.security_scheme("token", {"type": "http", "scheme": "bearer", "bearerFormat": "tc_...", "description": about})
 
     def of(self, routes: Iterable[web.RouteDef]) -> Part:
         """Return the document of these routes."""

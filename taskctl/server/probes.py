@@ -7,7 +7,7 @@ from aiohttp import web
 from taskctl import __version__
 from taskctl.errors import SchemaOutdated, TaskctlError, Unavailable
 from taskctl.server.openapi import TEXT, answer, operation, parameter
-from taskctl.server.requests import STATE, Parameters, tasks_of
+from taskctl.server.requests import OPENED, STATE, Parameters
 from taskctl.wire import encode
 
 
@@ -20,7 +20,7 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
-@operation("livez", "server", answers={200: answer("It runs.", TEXT)})
+@operation("livez", "server", needs="nothing", answers={200: answer("It runs.", TEXT)})
 async def livez(request: web.Request) -> web.Response:
     """Say that the process runs. It depends on nothing: a restart would not mend a dependency."""
     Parameters(request)
@@ -31,6 +31,7 @@ async def livez(request: web.Request) -> web.Response:
     "readyz",
     "server",
     parameter("verbose", {"type": "string"}, "Name each thing that it depends on; a value means nothing."),
+    needs="nothing",
     answers={200: answer("It is ready.", TEXT)},
     fails=[Unavailable, SchemaOutdated, TaskctlError],
 )
@@ -39,11 +40,11 @@ async def readyz(request: web.Request) -> web.Response:
     given = Parameters(request, "verbose")
     if request.app[STATE].draining:
         raise Unavailable("the server is about to stop")
-    await tasks_of(request).ready()
+    await request.app[OPENED].tasks.ready()
     return web.Response(text="database ok\nok\n" if given.many("verbose") else "ok\n")
 
 
-@operation("version", "server", answers={200: answer("Its version.", "Version")})
+@operation("version", "server", needs="nothing", answers={200: answer("Its version.", "Version")})
 async def version(request: web.Request) -> web.Response:
     """Say which taskctl this is."""
     Parameters(request)

@@ -30,6 +30,7 @@ def routes() -> list[web.RouteDef]:
     whole("since", 0, None, 0, "The `next` of the answer before."),
     whole("limit", 1, CHANGES_MAX, 100, "How many entries at most."),
     parameter("epoch", {"type": "string"}, "The `epoch` of the answer before: a log of another one is refused."),
+    needs="tasks:read",
     answers={200: answer("Entries, oldest first.", "Changes")},
     fails=[CursorExpired],
 )
@@ -40,21 +41,27 @@ async def changes(request: web.Request) -> web.Response:
     return await _answer(request, ChangesSince(since=since, limit=limit, epoch=given.one("epoch")))
 
 
-@operation("listProjects", "workspace", answers={200: answer("Names, and how many tasks carry them.", "Tallies")})
+@operation(
+    "listProjects", "workspace", needs="tasks:read", answers={200: answer("Names, and how many tasks carry them.", "Tallies")}
+)
 async def projects(request: web.Request) -> web.Response:
     """Return the projects in use."""
     Parameters(request)
     return await _answer(request, Projects())
 
 
-@operation("listLabels", "workspace", answers={200: answer("Names, and how many tasks carry them.", "Tallies")})
+@operation(
+    "listLabels", "workspace", needs="tasks:read", answers={200: answer("Names, and how many tasks carry them.", "Tallies")}
+)
 async def labels(request: web.Request) -> web.Response:
     """Return the labels in use."""
     Parameters(request)
     return await _answer(request, Labels())
 
 
-@operation("getStats", "workspace", prefer("timezone"), answers={200: answer("Its numbers.", "Stats", "Vary")})
+@operation(
+    "getStats", "workspace", prefer("timezone"), needs="tasks:read", answers={200: answer("Its numbers.", "Stats", "Vary")}
+)
 async def stats(request: web.Request) -> web.Response:
     """Return the workspace in numbers."""
     Parameters(request)
@@ -65,6 +72,7 @@ async def stats(request: web.Request) -> web.Response:
 @operation(
     "getCache",
     "server",
+    needs="admin",
     answers={200: answer("What is remembered, and how questions went.", "CacheStats", "Cache-Control")},
     fails=[NotFound],
 )
@@ -75,7 +83,9 @@ async def cache(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
-@operation("clearCache", "server", answers={204: answer("Everything is forgotten.")}, fails=[NotFound, Unavailable])
+@operation(
+    "clearCache", "server", needs="admin", answers={204: answer("Everything is forgotten.")}, fails=[NotFound, Unavailable]
+)
 async def clear_cache(request: web.Request) -> web.Response:
     """Forget everything that is remembered: by this server, and in the Redis that it shares with others."""
     Parameters(request)

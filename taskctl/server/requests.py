@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 from multidict import MultiDict, MultiDictProxy, MultiMapping
 
+from taskctl.access import AccessService
 from taskctl.errors import (
     ExpectationFailed,
     InvalidRequest,
@@ -19,6 +20,8 @@ from taskctl.errors import (
     UnsupportedMediaType,
 )
 from taskctl.filters import zone_of
+from taskctl.observe import Observer
+from taskctl.server.admission import Admission, Admitted, Opened, require_access
 from taskctl.tasks import IdempotencyKey, Query, Read, TaskService
 from taskctl.wire import digest, encode, strict_json
 
@@ -39,7 +42,10 @@ class State:
     in_flight = 0
 
 
-TASKS: Final = web.AppKey("taskctl.tasks", TaskService)
+OPENED: Final = web.AppKey("taskctl.opened", Opened)
+OBSERVER: Final[web.AppKey[Observer]] = web.AppKey("taskctl.observer")
+ADMISSION: Final = web.AppKey("taskctl.admission", Admission)
+ADMITTED: Final = web.RequestKey("taskctl.admitted", Admitted)
 STATE: Final = web.AppKey("taskctl.state", State)
 REQUEST_ID: Final = web.RequestKey("taskctl.request_id", str)
 AT: Final = "X-Taskctl-Seq"
@@ -49,8 +55,13 @@ EXPECTS: Final = web.RequestKey("taskctl.expects", bool)
 
 
 def tasks_of(request: web.Request) -> TaskService:
-    """Return the service that the request is for."""
-    return request.app[TASKS]
+    """Return the tasks of whoever asks."""
+    return request[ADMITTED].tasks
+
+
+def access_of(request: web.Request) -> AccessService:
+    """Return the tokens and workspaces for whoever asks. Raises Forbidden where nobody is asked who they are."""
+    return require_access(request[ADMITTED])
 
 
 async def ask(request: web.Request, query: Query[T]) -> Read[T]:
@@ -152,7 +163,7 @@ def idempotency_key(request: web.Request) -> IdempotencyKey | None:
         for header in ("If-Match", "Prefer")
     ]
     parts = [request.method, request.rel_url.raw_path, request.rel_url.raw_query_string, request.get(BODY, b""), *said]
-    return IdempotencyKey(name, digest(encode(parts)))
+    return IdempotencyKey(name, digest(encode(parts)), request[ADMITTED].caller.token)
 
 
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")

@@ -14,19 +14,23 @@ from uuid import UUID
 import msgspec
 
 from taskctl import fields
+from taskctl.access import SCOPES, TOKEN_ID, TOKEN_NAME, WORKSPACE_NAME, Me, Minted, Token, Tokens, Workspaces, me
 from taskctl.conditions import LENGTH_MAX, TERMS_MAX
 from taskctl.errors import (
     Conflict,
     CursorExpired,
     ExpectationFailed,
     FieldError,
+    Forbidden,
     HeadersTooLarge,
     IdempotencyMismatch,
+    InvalidBody,
     InvalidFilter,
     InvalidRequest,
     InvalidTask,
     MethodNotAllowed,
     MethodUnknown,
+    Misdirected,
     NotFound,
     OutcomeUnknown,
     Overloaded,
@@ -37,6 +41,8 @@ from taskctl.errors import (
     StorageFull,
     TaskctlError,
     TaskNotFound,
+    TooManyRequests,
+    Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
     UriTooLong,
@@ -151,6 +157,8 @@ def _member(name: str) -> Schema:
 # ----------------------------------------------------------------------------------------------------------------- shapes
 
 _NAMES: Final = {"Page_Task_": "TaskPage", "Page_Change_": "ChangePage"}
+TOKEN: Final[Schema] = {"type": "string", "pattern": f"^{TOKEN_ID.pattern}$"}
+WORKSPACE: Final[Schema] = {"type": "string", "pattern": f"^{WORKSPACE_NAME.pattern}$"}
 _OF_THEIR_OWN: Final = {
     "Change": {"at": _STAMP, "seq": _ID, "id": _ID},
     "Changes": {"next": {"type": "integer", "minimum": 0}},
@@ -166,7 +174,7 @@ def schemas() -> dict[str, Schema]:
 
 def _answers() -> dict[str, Schema]:
     """Return the shapes of answers, as msgspec tells them, with what it does not know."""
-    kinds = (Task, Page[Task], Page[Change], Changes, Tallies, Stats, BatchAnswer, CacheStats)
+    kinds = (Task, Page[Task], Page[Change], Changes, Tallies, Stats, BatchAnswer, CacheStats, Me, Tokens, Minted, Workspaces)
     _, told = msgspec.json.schema_components(kinds, schema_hook=_custom, ref_template=_REF)
     answers = {}
     for given, schema in told.items():
@@ -242,11 +250,32 @@ def _requests() -> dict[str, Schema]:
             **_closed(members, *WRITABLE),
             "description": "All that can be written. Read-only members may come along if they are as they are in the task.",
         },
+        "NewToken": {**_closed(_NEW_TOKEN, "name", "scopes"), "description": "A token to be made."},
+        "NewWorkspace": {**_closed({"name": WORKSPACE}, "name"), "description": "A workspace to be made."},
         "Batch": {**_closed(batch, "operations"), "description": "Operations that are written together."},
         **operations,
     }
 
 
+_NEW_TOKEN: Final[Schema] = {
+    "name": {
+        "type": "string",
+        "pattern": f"^{TOKEN_NAME.pattern}$",
+        "description": "What the log calls whoever uses it. Of the tokens in use, only one in a workspace may have it.",
+    },
+    "scopes": {
+        "type": "array",
+        "items": {"type": "string", "enum": list(SCOPES)},
+        "minItems": 1,
+        "description": "What it may do; each includes those before it.",
+    },
+    "workspace": {
+        **_or_null(WORKSPACE),
+        "default": None,
+        "description": "The maker's own, unless an admin of `default` names one.",
+    },
+    "expires_at": {**_or_null(INSTANT), "default": None, "description": "From when on it is worth nothing."},
+}
 _IF_VERSION: Final[Schema] = {
     "type": ["integer", "array", "null"],
     "items": {"type": "integer"},
@@ -310,6 +339,11 @@ _FAILURES: Final[tuple[TaskctlError, ...]] = (
     HeadersTooLarge("a header may have 8192 bytes, and a request 100 headers"),
     MethodUnknown("there is no such method here; /docs shows what there is"),
     IdempotencyMismatch("the idempotency key was used for another request"),
+    InvalidBody("name is missing", errors=[FieldError("/name", "required", "name is missing")]),
+    Misdirected("this server is not called other.example"),
+    Unauthenticated("the token has been revoked", reason="revoked"),
+    Forbidden("this needs the scope tasks:write, and the token has tasks:read", scope="tasks:write"),
+    TooManyRequests("more than 6000 requests per minute", retry_after=12),
     NotFound("there is nothing at this address"),
     TaskNotFound("there is no task 7", id=7),
     MethodNotAllowed("PUT does not fit here; there are GET, HEAD, POST", allow=["GET", "HEAD", "POST"]),
@@ -370,6 +404,13 @@ _PROBLEM: Final[Schema] = {
         },
         "index": {"type": "integer", "minimum": 0, "description": "The operation of the batch that failed."},
         "current_version": {**_ID, "description": "`stale_task`: the version of now."},
+        "reason": {
+            "type": "string",
+            "enum": ["malformed", "unknown", "expired", "revoked"],
+            "description": "`unauthenticated`: what is wrong with the token that was shown.",
+        },
+        "scope": {"type": "string", "description": "`forbidden`: the scope that is missing."},
+        "name": {"type": "string", "description": "`conflict`: the name that is taken."},
         "current_status": {"type": "string", "description": "`conflict`: the status of now."},
         "retry_after": {"type": "integer", "minimum": 0, "description": "A sensible number of seconds to wait."},
         "allow": {"type": "array", "items": {"type": "string"}, "description": "`method_not_allowed`: the methods that fit."},
@@ -414,6 +455,17 @@ def examples() -> dict[str, Any]:
         before={"status": "todo"},
         after={"status": "in_progress"},
     )
+    token = Token(
+        id="0fBnKq3xYv7A",
+        name="ci",
+        workspace="default",
+        scopes=("tasks:read",),
+        created_at=at,
+        created_by="ada",
+        expires_at=None,
+        last_used_at=None,
+        revoked_at=None,
+    )
     counts = dict(zip(fields.STATUSES, (3, 1, 12, 0), strict=True))
     tally = Tally("home.kitchen", counts)  # type: ignore[arg-type]  # the keys are statuses
     stats = Stats(counts=tally.counts, overdue=1, done_per_day=(Day(at.date(), 2),))
@@ -425,6 +477,13 @@ def examples() -> dict[str, Any]:
         "Tallies": msgspec.to_builtins(Tallies((tally,))),
         "Stats": msgspec.to_builtins(stats),
         "CacheStats": {"entries": 812, "bytes": 960_164, "asked": {"memory": 40_512, "miss": 1_204}},
+        "Me": msgspec.to_builtins(me(token.caller())),
+        "Tokens": msgspec.to_builtins(Tokens((token,))),
+        "Minted": {"token": msgspec.to_builtins(token), "secret": f"tc_api_{token.id}_{'0' * 43}_000000"},
+        "NewToken": {"name": "ci", "scopes": ["tasks:read"], "expires_at": "2027-12-01T00:00:00Z"},
+        "Workspace": {"name": "garden"},
+        "Workspaces": {"items": [{"name": "default"}, {"name": "garden"}]},
+        "NewWorkspace": {"name": "garden"},
         "NewTask": {"title": "Buy oat milk", "project": "home.kitchen", "labels": ["errand"], "due": "2026-12-01"},
         "TaskPatch": {"status": "in_progress", "due": None},
         "TaskReplacement": {name: shown[name] for name in WRITABLE},

@@ -82,6 +82,7 @@ def routes() -> list[web.RouteDef]:
     _LIMIT,
     CURSOR,
     prefer("count", "timezone"),
+    needs="tasks:read",
     answers={200: answer("A page.", "TaskPage", "Link", "Vary")},
     fails=[InvalidFilter],
 )
@@ -145,6 +146,7 @@ def _condition(given: Parameters, zone: str) -> Condition | None:
     prefer("return"),
     body="NewTask",
     writes=True,
+    needs="tasks:write",
     answers={
         201: answer(
             "It is added; the body is left out with `Prefer: return=minimal`.",
@@ -172,6 +174,7 @@ async def add(request: web.Request) -> web.Response:
     "tasks",
     *(ID, IF_MATCH, IF_NONE_MATCH),
     head="headTask",
+    needs="tasks:read",
     answers={200: _TASK, 304: _NOT_CHANGED},
     fails=[TaskNotFound, StaleTask],
 )
@@ -198,6 +201,7 @@ async def show(request: web.Request) -> web.Response:
     *(ID, IF_MATCH, prefer("return")),
     body="TaskReplacement",
     writes=True,
+    needs="tasks:write",
     answers=_EDITED,
     fails=[TaskNotFound, Conflict, StaleTask],
 )
@@ -213,6 +217,7 @@ async def put(request: web.Request) -> web.Response:
     body="TaskPatch",
     media=[MERGE_PATCH],
     writes=True,
+    needs="tasks:write",
     answers=_EDITED,
     fails=[TaskNotFound, Conflict, StaleTask],
 )
@@ -234,6 +239,7 @@ async def _edit(request: web.Request, body: object, *, complete: bool = False) -
     "tasks",
     *(ID, IF_MATCH),
     writes=True,
+    needs="tasks:write",
     answers={204: answer("It is removed.")},
     fails=[TaskNotFound, StaleTask],
 )
@@ -250,6 +256,7 @@ async def remove(request: web.Request) -> web.Response:
     ID,
     _LIMIT,
     CURSOR,
+    needs="tasks:read",
     answers={200: answer("A page, newest first.", "ChangePage", "Link")},
     fails=[TaskNotFound],
 )
@@ -266,6 +273,7 @@ async def history(request: web.Request) -> web.Response:
     "tasks",
     body="Batch",
     writes=True,
+    needs="tasks:write",
     answers={200: answer("What became of each operation.", "BatchAnswer")},
     of_many=True,
     fails=[TaskNotFound, Conflict, StaleTask],

@@ -147,6 +147,7 @@ _TABLES: dict[type[Item], tuple[str, tuple[str, ...]]] = {
 }
 """Their tables, and the keys of these, in the order in which they stand in the file."""
 _LABELS = ("workspace_id", "label", "task_id")
+_TOKEN = "id", "name", "hash", "scopes", "created_at", "created_by", "expires_at", "last_used_at", "revoked_at"
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -348,6 +349,10 @@ async def _restore(connection: Connection, source: Source, progress: Progress, *
     [(full,)] = await connection.fetch("SELECT EXISTS (SELECT 1 FROM tasks) OR EXISTS (SELECT 1 FROM log)")
     if full and not force:
         raise Conflict("the database is not empty, and nothing was restored; --force replaces all that is in it")
+    columns = ", ".join(f"tokens.{column}" for column in _TOKEN)
+    sql = f"SELECT workspaces.name, {columns} FROM tokens JOIN workspaces ON workspaces.id = workspace_id"
+    tokens = await connection.fetch(sql)
+    await connection.delete("tokens", _TOKEN[:1], [row[1:2] for row in tokens])
     # Idempotency keys are no part of a backup: their answers are of another log.
     for table, key in (*_TABLES.values(), ("task_labels", _LABELS), ("idempotency_keys", ("workspace_id", "key"))):
         async for rows in _pages(connection, table, key, key, BATCH):
@@ -356,6 +361,10 @@ async def _restore(connection: Connection, source: Source, progress: Progress, *
         await _insert(connection, batch)
         await connection.fetch("SELECT 1", fixed=True)  # sends it, so that it does not gather
         progress(len(batch), source.header.total)
+    # Tokens are none either: what was revoked since must not come back. Those of the database stay with their workspaces.
+    workspaces: dict[str, int] = dict(await connection.fetch("SELECT name, id FROM workspaces"))
+    staying = [(*row, workspaces[name]) for name, *row in tokens if name in workspaces]
+    await connection.insert("tokens", (*_TOKEN, "workspace_id"), staying)
     await connection.run("UPDATE meta SET epoch = ?", [os.urandom(8).hex()])
     await connection.run(connection.dialect.filled)
     return Counts(source.header.workspaces, source.header.tasks, source.header.entries)

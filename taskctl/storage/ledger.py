@@ -160,7 +160,7 @@ class Named:
     def __init__(self, batch: Sequence[Pending]) -> None:
         self.ids: set[int] = set()
         self.uids: set[str] = set()
-        self.keys = {pending.key.name for pending in batch if pending.key is not None}
+        self.keys = {pending.key.stored for pending in batch if pending.key is not None}
         for pending in batch:
             for operation in pending.changes.operations:
                 match operation:
@@ -277,7 +277,7 @@ class Draft:
     def run(self, pending: Pending) -> Outcome:
         """Run a changeset: all of it, or, if it is atomic and fails, nothing."""
         changes, key = pending.changes, pending.key
-        if key is not None and (record := self.records.get(key.name)) is not None:
+        if key is not None and (record := self.records.get(key.stored)) is not None:
             if record.request != key.request:
                 return IdempotencyMismatch(f"the idempotency key {key.name!r} belongs to another request")
             at = place_in_log(self.found.epoch, record.written.seq)
@@ -305,8 +305,8 @@ class Draft:
         seq = self.seq + len(self.entries)
         written = Written(changeset, seq, tuple(results), place_in_log(self.found.epoch, seq))
         if key is not None and not changes.dry_run and any(not isinstance(result, TaskctlError) for result in results):
-            self.recorded.append(Record(key.name, key.request, self.now, written))
-            self.records[key.name] = self.recorded[-1]
+            self.recorded.append(Record(key.stored, key.request, self.now, written))
+            self.records[key.stored] = self.recorded[-1]
         return written
 
     def _run(self, operation: Operation, pending: Pending, changeset: UUID) -> Task | None:

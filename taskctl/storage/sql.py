@@ -57,6 +57,7 @@ from taskctl.wire import (
     task_cursor,
 )
 
+_REMOVED = "op = 'remove'"
 _TASK = ", ".join(TASK)
 _LOG = ", ".join(LOG)
 _INTEGER_MAX = 2**63 - 1
@@ -82,8 +83,8 @@ class SqlTasks(TaskService):
         self._actor = actor
         self._source = source
 
-    def scoped(self, *, actor: str | None, source: Source) -> Self:
-        return type(self)(self._ask, self._submit, workspace=self._workspace, actor=actor, source=source)
+    def scoped(self, *, actor: str | None, source: Source, workspace: str | None = None) -> Self:
+        return type(self)(self._ask, self._submit, workspace=workspace or self._workspace, actor=actor, source=source)
 
     async def ready(self) -> None:
         await self._ask(self._workspace, ChangesSince(limit=1))
@@ -92,7 +93,7 @@ class SqlTasks(TaskService):
         if changes.dry_run:
             key = None
         if key is not None and not key.request:
-            key = IdempotencyKey(key.name, digest(encode_changeset(changes)))
+            key = IdempotencyKey(key.name, digest(encode_changeset(changes)), key.owner)
         outcome = await self._submit(self._workspace, Pending(changes, self._actor, self._source, key))
         if isinstance(outcome, TaskctlError):
             raise outcome
@@ -124,13 +125,13 @@ class Questions:
             case ChangesSince():
                 return await self._changes(workspace, query)
             case Projects():
-                sql = f"SELECT project, status, count(*) FROM tasks WHERE {where.WORKSPACE} AND project IS NOT NULL GROUP BY 1, 2"
+                sql = f"SELECT project, status, count(*) FROM tasks WHERE {where.within('project IS NOT NULL')} GROUP BY 1, 2"
                 answer = await self._fetch(workspace, sql, [workspace])
                 return Read(_tallies(answer.rows), answer.at)
             case Labels():
                 sql = (
-                    f"SELECT label, status, count(*) FROM (SELECT label, task_id FROM task_labels WHERE {where.WORKSPACE}) AS l "
-                    f"JOIN tasks ON {where.WORKSPACE} AND id = task_id GROUP BY 1, 2"
+                    f"SELECT label, status, count(*) FROM (SELECT label, task_id FROM task_labels WHERE {where.within()}) AS l "
+                    f"JOIN tasks ON {where.within('id = task_id')} GROUP BY 1, 2"
                 )
                 answer = await self._fetch(workspace, sql, [workspace] * 2)
                 return Read(_tallies(answer.rows), answer.at)
@@ -149,7 +150,7 @@ class Questions:
         ):
             if values:
                 among, params = self._driver.dialect.among(column, values)
-                sql = f"SELECT {_TASK} FROM tasks WHERE {where.WORKSPACE} AND {among}"
+                sql = f"SELECT {_TASK} FROM tasks WHERE {where.within(among)}"
                 answer = await self._fetch(workspace, sql, [workspace, *params], fixed=True)
                 at = at or answer.at  # the older one, if there are two
                 for task in map(task_of, answer.rows):
@@ -158,10 +159,10 @@ class Questions:
 
     async def recent(self, workspace: str, count: int) -> Recent:
         """Return where a workspace stands, and what its last entries changed. Raises InvalidRequest if there is none."""
+        few = where.within(f"seq > (SELECT seq FROM workspaces WHERE name = ?) - {count}")
         sql = (
             f"SELECT epoch, {self._driver.dialect.history}, seq, entity_id, latest FROM meta CROSS JOIN workspaces LEFT JOIN "
-            f"(SELECT entity_id, max(seq) AS latest FROM log WHERE {where.WORKSPACE} "
-            f"AND seq > (SELECT seq FROM workspaces WHERE name = ?) - {count} GROUP BY 1) AS changed ON 1 = 1 WHERE name = ?"
+            f"(SELECT entity_id, max(seq) AS latest FROM log WHERE {few} GROUP BY 1) AS changed ON 1 = 1 WHERE name = ?"
         )
         rows = await self._driver.fetch(sql, [workspace] * 3)
         if not rows:
@@ -206,7 +207,7 @@ class Questions:
         return _Answer(seq, epoch, found, [row[3:] for row in rows] if rows[0][3] is not None else [])
 
     async def _list(self, workspace: str, query: TaskQuery) -> Read[Page[Task]]:
-        now, start = task_cursor(query) or (time.time_ns() // 1000, None)
+        now, start = task_cursor(workspace, query) or (time.time_ns() // 1000, None)
         sort = query.sort[0] if query.sort else "id"
         context = where.Context(self._driver.dialect, workspace, zone_of(query.zone), instant(now), sort)
         terms = where.terms(query.where)
@@ -227,21 +228,21 @@ class Questions:
             if [type(v) for v in start] != [str if k.sql == "title" else int for k in keys]:
                 raise no_such_cursor()
             conditions.append(where.after(keys, start))
-        whole = " AND ".join([where.WORKSPACE, *(f"({sql})" for sql, _ in conditions)])
+        whole = where.within(*(sql for sql, _ in conditions))
         params = [*source[1], workspace, *(param for _, more in conditions for param in more)]
         order_by = where.order_by(keys, "+" if few is not None else "")
         sql = f"SELECT {_TASK} FROM {source[0]} WHERE {whole} ORDER BY {order_by}"
         beside: Sql = ("0", [])
         if query.count:
             picked, values = where.condition(query.where, context) if query.where is not None else ("1 = 1", [])
-            beside = f"(SELECT count(*) FROM tasks WHERE {where.WORKSPACE} AND {picked})", [workspace, *values]
+            beside = f"(SELECT count(*) FROM tasks WHERE {where.within(picked)})", [workspace, *values]
         answer = await self._fetch(workspace, sql + _limit(query.limit), params, beside=beside)
         rows = answer.rows
         more_follow = query.limit is not None and len(rows) > query.limit
         items = tuple(map(task_of, rows[: query.limit]))
         # Where the moment means nothing, the same page has the same cursor whenever it is asked for.
         moment = now if query.momentary else 0
-        cursor = encode_task_cursor(query, moment, place(items[-1], query.sort)) if more_follow else None
+        cursor = encode_task_cursor(workspace, query, moment, place(items[-1], query.sort)) if more_follow else None
         return Read(Page(items, cursor, answer.beside if query.count else UNSET), answer.at)
 
     async def _fewest(self, terms: Sequence[Condition], context: where.Context) -> Condition | None:
@@ -251,15 +252,15 @@ class Questions:
         return terms[fewest] if counts[fewest] <= where.FEW else None
 
     async def _history(self, workspace: str, query: History) -> Read[Page[Change]]:
-        same = ["history", query.id]
+        same = ["history", workspace, query.id]
         before = _INTEGER_MAX if query.cursor is None else _bounded(decode_cursor(same, query.cursor, int))
         one, params = "?", [_bounded(query.id) if isinstance(query.id, int) else str(query.id)]
         if isinstance(query.id, UUID):  # the task with this uid, or the last one that had it
-            gone = f"SELECT entity_id FROM log WHERE {where.WORKSPACE} AND entity_uid = ? AND op = 'remove'"
+            gone = f"SELECT entity_id FROM log WHERE {where.within('entity_uid = ?', _REMOVED)}"
             removed = f"{gone} ORDER BY +seq DESC LIMIT 1"
-            one = f"COALESCE((SELECT id FROM tasks WHERE {where.WORKSPACE} AND uid = ?), ({removed}))"
+            one = f"COALESCE((SELECT id FROM tasks WHERE {where.within('uid = ?')}), ({removed}))"
             params = [workspace, *params, workspace, *params]
-        sql = f"SELECT {_LOG} FROM log WHERE {where.WORKSPACE} AND entity_id = {one} AND seq < ? ORDER BY seq DESC"
+        sql = f"SELECT {_LOG} FROM log WHERE {where.within(f'entity_id = {one}', 'seq < ?')} ORDER BY seq DESC"
         answer = await self._fetch(workspace, sql + _limit(query.limit), [workspace, *params, before])
         rows = answer.rows
         if not rows and query.cursor is None:
@@ -268,7 +269,7 @@ class Questions:
         return Read(Page(items, encode_cursor(same, items[-1].seq) if len(rows) > len(items) else None), answer.at)
 
     async def _changes(self, workspace: str, query: ChangesSince) -> Read[Changes]:
-        sql = f"SELECT {_LOG} FROM log WHERE {where.WORKSPACE} AND seq > ? ORDER BY seq LIMIT {query.limit}"
+        sql = f"SELECT {_LOG} FROM log WHERE {where.within('seq > ?')} ORDER BY seq LIMIT {query.limit}"
         answer = await self._fetch(workspace, sql, [workspace, min(query.since, _INTEGER_MAX)])
         if (query.epoch is not None and query.epoch != answer.epoch) or query.since > answer.seq:
             raise CursorExpired(f"this log has no entry {query.since} of that epoch; read it anew from 0", epoch=answer.epoch)
@@ -285,10 +286,10 @@ class Questions:
         context = where.Context(self._driver.dialect, workspace, zone, now)
         overdue, params = where.condition(Overdue(), context)
         sql = (
-            f"SELECT 'status' AS kind, status AS item, count(*) FROM tasks WHERE {where.WORKSPACE} GROUP BY 2 "
-            f"UNION ALL SELECT 'overdue', 0, count(*) FROM tasks WHERE {where.WORKSPACE} AND {overdue} "
+            f"SELECT 'status' AS kind, status AS item, count(*) FROM tasks WHERE {where.within()} GROUP BY 2 "
+            f"UNION ALL SELECT 'overdue', 0, count(*) FROM tasks WHERE {where.within(overdue)} "
             f"UNION ALL SELECT 'done', n, count(*) FROM (WITH days (n, start, stop) AS (VALUES {spans}) SELECT * FROM days) AS d "
-            f"JOIN tasks ON {where.WORKSPACE} AND completed_at >= start AND completed_at < stop GROUP BY 2"
+            f"JOIN tasks ON {where.within('completed_at >= start AND completed_at < stop')} GROUP BY 2"
         )
         counts, done, late = _no_counts(), dict.fromkeys(range(STATS_DAYS), 0), 0
         answer = await self._fetch(workspace, sql, [workspace, workspace, *params, workspace])

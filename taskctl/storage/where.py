@@ -13,7 +13,15 @@ from taskctl.fields import OPEN, PRIORITIES, STATUSES
 from taskctl.filters import FIRST, LAST, DueLimits, before, due_limits, overdue_limits, whole_order
 from taskctl.storage.driver import Dialect, Sql
 
-WORKSPACE = "workspace_id = (SELECT id FROM workspaces WHERE name = ?)"
+
+def within(*terms: str) -> str:
+    """Return a WHERE: the workspace, whose name is the first parameter, and all of the terms.
+
+    Each is in parentheses of its own, so that no OR in one of them leads out of the workspace.
+    """
+    return " AND ".join(f"({term})" for term in ("workspace_id = (SELECT id FROM workspaces WHERE name = ?)", *terms))
+
+
 _SQL_OPEN = f"status < {STATUSES.index('done')}"
 
 
@@ -82,7 +90,7 @@ def _ids(term: Condition, context: Context) -> Sql:
             sql, params = condition(term, context)
         case _:
             return "", []
-    return f"SELECT {id} FROM {table} WHERE {WORKSPACE} AND ({sql})", [context.workspace, *params]
+    return f"SELECT {id} FROM {table} WHERE {within(sql)}", [context.workspace, *params]
 
 
 def condition(where: Condition, context: Context) -> Sql:
@@ -149,7 +157,7 @@ def _match(field: str, values: Sequence[Any], context: Context) -> Sql:
             params = [bound for value in some for bound in (value, f"{value}.", f"{value}/")]
         case "label" if some:
             among, params = _in("label", some)
-            sql = f"id IN (SELECT task_id FROM task_labels WHERE {WORKSPACE} AND {among})"
+            sql = f"id IN (SELECT task_id FROM task_labels WHERE {within(among)})"
             params = [context.workspace, *params]
     if None in values:
         column = {"label": "labels = '[]'", "due": "due_at IS NULL"}.get(field, f"{field} IS NULL")
@@ -183,8 +191,8 @@ class Order(NamedTuple):
 
 
 _LOG_FIRST = (
-    f"(SELECT entity_id AS changed_id, version AS changed_version, at AS changed_at FROM log WHERE {WORKSPACE}) AS changes "
-    f"JOIN tasks ON {WORKSPACE} AND id = changed_id AND version = changed_version"
+    f"(SELECT entity_id AS changed_id, version AS changed_version, at AS changed_at FROM log WHERE {within()}) AS changes "
+    f"JOIN tasks ON {within('id = changed_id AND version = changed_version')}"
 )
 
 
@@ -208,7 +216,7 @@ def order(sort: Sequence[str], context: Context, *, walk: bool) -> Order:
 
 def fenced(found: Sequence[Sql], context: Context) -> Sql:
     """Return what the rows come from if these conditions are to find them before anything else is looked at."""
-    whole = " AND ".join([WORKSPACE, *(sql for sql, _ in found)])
+    whole = within(*(sql for sql, _ in found))
     params = [context.workspace, *(param for _, more in found for param in more)]
     return f"(SELECT * FROM tasks WHERE {whole} OFFSET 0) AS tasks", params
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from taskctl.errors import SchemaOutdated, TaskctlError
 
-HEAD = "0004"
-REVISIONS = ("0001", "0002", "0003", "0004")
-WORKING = ("0002", "0003", "0004")
-"""The revisions with which this taskctl works: what came after them only adds to them, such as an index. Keys need 0004."""
+HEAD = "0005"
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+WORKING = ("0002", "0003", "0004", "0005")
+"""The revisions with which this taskctl works: what came after them only adds to them, such as an index. Keys need 0004,
+tokens 0005."""
 
 LEXEME_MAX = 250
 """Characters of a word that PostgreSQL's index holds; it takes no more than 2046 bytes."""

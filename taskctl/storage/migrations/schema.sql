@@ -4,7 +4,7 @@ CREATE TABLE alembic_version (
     version_num VARCHAR(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO alembic_version (version_num) VALUES ('0004');
+INSERT INTO alembic_version (version_num) VALUES ('0005');
 CREATE TABLE meta (epoch TEXT NOT NULL);
 INSERT INTO meta (epoch) VALUES (lower(hex(randomblob(8))));
 CREATE TABLE workspaces (
@@ -84,3 +84,17 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (workspace_id, key)
 ) WITHOUT ROWID;
 CREATE INDEX idempotency_keys_at ON idempotency_keys (workspace_id, at);
+CREATE TABLE tokens (
+    id TEXT NOT NULL PRIMARY KEY,
+    workspace_id INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    scopes TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    created_by TEXT,
+    expires_at BIGINT,
+    last_used_at BIGINT,
+    revoked_at BIGINT
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX tokens_name ON tokens (workspace_id, name) WHERE revoked_at IS NULL;
+CREATE INDEX tokens_workspace ON tokens (workspace_id, created_at);

@@ -1,0 +1,90 @@
+"""`taskctl token`: who may use a server."""
+
+import sys
+from datetime import UTC, datetime, time
+from typing import Annotated, Any, cast
+
+import typer
+
+from taskctl.access import AccessService, Minted, NewToken, Scope, Token, Tokens
+from taskctl.cli.call import Call, command, noun
+from taskctl.cli.output import FOR_PEOPLE, show, show_lines, show_records
+from taskctl.errors import TaskctlError, UsageError
+
+app = noun("Make and revoke the tokens that a server asks for. Where the database is at hand, no token is needed for that.")
+
+
+@command(app)
+def create(
+    call: Call,
+    name: Annotated[str, typer.Argument(help="What the log is to call whoever uses it.")],
+    scope: Annotated[list[str], typer.Option(help="tasks:read, tasks:write or admin; may be repeated.")],
+    expires: Annotated[str | None, typer.Option(help="A day, an instant or a distance, as 2027-12-01 or +90d.")] = None,
+) -> None:
+    """Make a token, and print it: this is the only time that it can be seen."""
+    new = NewToken(name=name, scopes=cast("list[Scope]", scope), workspace=call.workspace, expires_at=_expiry(expires))
+
+    async def mint(access: AccessService) -> Minted:
+        return await access.mint(new)
+
+    minted = call.access(mint)
+    if call.settings.output in FOR_PEOPLE:
+        until = f" until {minted.token.expires_at:%Y-%m-%d %H:%M} UTC" if minted.token.expires_at else ""
+        scopes = ", ".join(minted.token.scopes)
+        call.say(f"created {name} ({minted.token.id}) in the workspace {minted.token.workspace}: {scopes}{until}")
+        if sys.stdout.isatty():
+            call.say("keep it: it cannot be shown again")
+        show_lines([minted.secret])
+    elif call.settings.output == "ids":
+        show([minted.token], call.settings)
+    else:
+        show_records([minted], call.settings, one=True)
+
+
+@command(app, "list")
+def list_tokens(call: Call) -> None:
+    """Show the tokens of a workspace, the newest first; those that are worth nothing any more, too."""
+
+    async def ask(access: AccessService) -> Tokens:
+        return await access.tokens(call.workspace)
+
+    show(call.access(ask).items, call.settings, kind=Token)
+
+
+@command(app)
+def revoke(call: Call, ids: Annotated[list[str], typer.Argument(metavar="ID...", help="As `token list` shows them.")]) -> None:
+    """Make tokens worth nothing, within 2 seconds on every server."""
+
+    async def work(access: AccessService) -> list[Any]:
+        done = []
+        for id in dict.fromkeys(ids):
+            try:
+                await access.revoke(id)
+            except TaskctlError as e:
+                if len(ids) == 1:
+                    raise
+                call.problem(e)
+            else:
+                done.append(id)
+        return done
+
+    done = call.access(work)
+    if call.settings.output not in FOR_PEOPLE:
+        show_records([{"revoked": done}], call.settings, one=True)
+    elif not call.quiet:
+        show_lines([f"revoked {id}" for id in done])
+
+
+def _expiry(text: str | None) -> datetime | None:
+    """Return the instant that a text names; a day begins in the user's own zone."""
+    if text is None:
+        return None
+    from taskctl.filters import when
+
+    try:
+        found = when(text, datetime.now().astimezone().date())
+    except ValueError as e:
+        raise UsageError(f"--expires: {e}") from None
+    if not isinstance(found, datetime):
+        found = datetime.combine(found, time()).astimezone()
+    return found.astimezone(UTC)

@@ -1,0 +1,221 @@
+"""Who a request is from, and whether they may: the step before every handler."""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from aiohttp import web
+
+from taskctl.access import AccessService, Caller, Known, Scope, TokenStore, id_of, is_token
+from taskctl.errors import Forbidden, TaskctlError, Unauthenticated
+from taskctl.observe import Audited, Observer
+from taskctl.tasks import TaskService
+
+Needs: TypeAlias = Scope | Literal["keeper", "token", "nothing"]
+"""What a handler needs of who asks: a scope, to look after all workspaces, any token that is good, or nothing."""
+CHECKED_SECONDS: Final = 2.0
+"""How long a token is taken for what it was when it was looked up: a revocation is in force after that, on every server."""
+AGAIN_SECONDS: Final = 1.0
+"""From then on it is looked up again in passing, so that nobody waits for that."""
+KNOWN_MAX: Final = 10_000
+NOTED_SECONDS: Final = 60.0
+"""How far behind `last_used_at` may be."""
+
+_log = logging.getLogger("taskctl.server")
+
+
+class Admitted(NamedTuple):
+    """A caller who was let in, and what they work with. access: None where nobody has a token."""
+
+    caller: Caller
+    tasks: TaskService
+    access: AccessService | None
+
+
+class Opened(NamedTuple):
+    """What the application serves. tokens: where they are, None if none is needed; then everybody works in `workspace`."""
+
+    tasks: TaskService
+    workspace: str = "default"
+    tokens: TokenStore | None = None
+
+
+class _Entry:
+    """A token that is known. since: when looking it up began."""
+
+    def __init__(self, known: Known, admitted: Admitted, since: float) -> None:
+        self.known = known
+        self.admitted = admitted
+        self.since = since
+
+
+class Admission:
+    """Lets callers in, by the tokens that they show. Every token is looked up again after `CHECKED_SECONDS`.
+
+    Only what the database has said is remembered, and only of tokens that are there: a new one works at once.
+    """
+
+    def __init__(self, opened: Opened, observer: Observer) -> None:
+        self._opened = opened
+        self._observer = observer
+        self._known: OrderedDict[str, _Entry] = OrderedDict()
+        self._looking: dict[str, asyncio.Task[_Entry | None]] = {}
+        self._used: dict[str, datetime] = {}
+        self._noted: dict[str, float] = {}
+        everybody = Caller("", None, opened.workspace, ("admin",))
+        self._everybody = Admitted(everybody, opened.tasks, None) if opened.tokens is None else None
+
+    async def admit(self, request: web.Request, needs: Needs) -> Admitted:
+        """Return who a request is from. Raises Unauthenticated, Forbidden, Unavailable."""
+        if self._everybody is not None:
+            return self._everybody
+        admitted = await self._caller(request)
+        match needs:
+            case "keeper":
+                admitted.caller.require_keeper()
+            case "tasks:read" | "tasks:write" | "admin":
+                admitted.caller.require(needs)
+        return admitted
+
+    async def _caller(self, request: web.Request) -> Admitted:
+        token = _shown(request)
+        id = id_of(token)
+        if id is None:
+            raise self._refused(request, "", "", "malformed", "what was shown is no token: a character is missing or wrong")
+        entry = await self._entry(id)
+        if entry is None or not is_token(token, entry.known.hash):
+            raise self._refused(request, id, "", "unknown", "there is no such token")
+        known, now = entry.known.token, datetime.now(UTC)
+        if known.revoked_at is not None:
+            raise self._refused(request, id, known.workspace, "revoked", "the token has been revoked")
+        if known.expires_at is not None and known.expires_at <= now:
+            raise self._refused(
+                request, id, known.workspace, "expired", f"the token expired at {known.expires_at:%Y-%m-%dT%H:%M:%SZ}"
+            )
+        self._used[id] = now
+        return entry.admitted
+
+    def _refused(self, request: web.Request, id: str, workspace: str, why: str, said: str) -> Unauthenticated:
+        self._observer(Audited("refused", id, workspace, address=request.remote or "", why=why))
+        return Unauthenticated(said, reason=why)
+
+    async def _entry(self, id: str) -> _Entry | None:
+        """Return what is known of a token, None if there is none with this id."""
+        entry = self._known.get(id)
+        age = _now() - entry.since if entry is not None else CHECKED_SECONDS
+        if age >= AGAIN_SECONDS:
+            asked = _now()
+            looking = self._looking.get(id) or self._look(id)
+            if age >= CHECKED_SECONDS:
+                entry = await asyncio.shield(looking)
+                if entry is not None and asked - entry.since >= CHECKED_SECONDS:  # it was under way for that long
+                    entry = await asyncio.shield(self._looking.get(id) or self._look(id))
+        return entry
+
+    def _look(self, id: str) -> asyncio.Task[_Entry | None]:
+        task = self._looking[id] = asyncio.create_task(self._lookup(id))
+        task.add_done_callback(lambda done: self._ended(id, done))
+        return task
+
+    def _ended(self, id: str, task: asyncio.Task[_Entry | None]) -> None:
+        if self._looking.get(id) is task:
+            del self._looking[id]
+        if not task.cancelled():
+            task.exception()  # whoever waits for it is told; if nobody does, the next one looks again
+
+    async def _lookup(self, id: str) -> _Entry | None:
+        since = _now()
+        assert self._opened.tokens is not None
+        known = await self._opened.tokens.find(id)
+        if known is None:
+            self._known.pop(id, None)
+            return None
+        caller = known.token.caller()
+        before = self._known.get(id)
+        if before is not None and before.admitted.caller == caller:
+            admitted = before.admitted
+        else:
+            tasks = self._opened.tasks.scoped(actor=caller.name, source="api", workspace=caller.workspace)
+            admitted = Admitted(caller, tasks, self._opened.tokens.access(caller))
+        entry = _Entry(known, admitted, since)
+        if self._looking.get(id) is asyncio.current_task():  # else it is to be looked up anew: this may tell of what was before
+            self._known[id] = entry
+            self._known.move_to_end(id)
+            while len(self._known) > KNOWN_MAX:
+                self._known.popitem(last=False)
+        return entry
+
+    def forget(self, id: str) -> None:
+        """Look a token up again before it is taken for anything: here it is known to have changed."""
+        self._known.pop(id, None)
+        self._looking.pop(id, None)
+
+    @asynccontextmanager
+    async def noting(self) -> AsyncIterator[None]:
+        """Note meanwhile, off the path of any request, when tokens were last used, and what is left at the end."""
+        if self._opened.tokens is None:
+            yield
+            return
+        task = asyncio.create_task(self._note_again_and_again())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            for looking in list(self._looking.values()):
+                with suppress(TaskctlError):
+                    await looking
+            await self._note(everything=True)
+
+    async def _note_again_and_again(self) -> None:
+        while True:
+            await asyncio.sleep(NOTED_SECONDS / 6)
+            await self._note(everything=False)
+
+    async def _note(self, *, everything: bool) -> None:
+        assert self._opened.tokens is not None
+        now = _now()
+        due = {
+            id: at for id, at in self._used.items() if everything or now - self._noted.get(id, -NOTED_SECONDS) >= NOTED_SECONDS
+        }
+        if not due:
+            return
+        try:
+            await self._opened.tokens.used(due)
+        except TaskctlError as e:
+            _log.warning("when tokens were last used was not noted: %s", e.detail)
+            return
+        for id, at in due.items():
+            self._noted[id] = now
+            if self._used.get(id) == at:
+                del self._used[id]
+        self._noted = {id: when for id, when in self._noted.items() if now - when < NOTED_SECONDS}
+
+
+def require_access(admitted: Admitted) -> AccessService:
+    """Return the tokens and workspaces for a caller. Raises Forbidden where nobody is asked who they are."""
+    if admitted.access is None:
+        raise Forbidden("whoever asks here is not known, and makes no tokens; `taskctl serve --auth tokens` asks")
+    return admitted.access
+
+
+def _shown(request: web.Request) -> str:
+    """Return the token that a request shows. Raises Unauthenticated if it shows none."""
+    said = request.headers.getall("Authorization", ())
+    if not said:
+        raise Unauthenticated("this needs a token: Authorization: Bearer tc_...")
+    scheme, _, token = said[0].strip().partition(" ")
+    if len(said) > 1 or scheme.lower() != "bearer":
+        raise Unauthenticated("one header was expected: Authorization: Bearer tc_...")
+    return token.strip()
+
+
+def _now() -> float:
+    """Return the time by a clock that goes on while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
