@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskctl import Settings
+from taskctl.access import Token, Workspace
 from taskctl.cli import call, output
 from taskctl.cli.terminal import plain, plain_lines
 from taskctl.config import Output
@@ -141,6 +142,14 @@ tasks = st.builds(_task, _texts, st.none() | _texts, st.none() | _texts, st.list
 changes = st.builds(_change, _texts, _texts, _texts)
 tallies = st.builds(_tally, _texts)
 
+
+def _token(name: str, maker: str) -> Token:
+    made: dict[str, Any] = {"created_at": NOW, "created_by": maker, "expires_at": NOW, "last_used_at": None, "revoked_at": None}
+    return Token(id="5Kd0c2Qm1xYz", name=name, workspace=name, scopes=("admin",), **made)
+
+
+tokens = st.builds(_token, _texts, _texts) | st.builds(Workspace, name=_texts)
+
 FOR_PEOPLE: list[Output] = ["table", "wide"]
 FOR_PROGRAMS: list[Output] = ["json", "ndjson", "yaml", "csv"]
 JSON: list[Output] = ["json", "ndjson"]
@@ -157,7 +166,7 @@ def everything(found: Any, text: str, settings: Settings) -> Iterator[Callable[[
     yield lambda: output.show_lines([text])
 
 
-@given(tasks | changes | tallies, _texts, st.booleans(), st.sampled_from(FOR_PEOPLE))
+@given(tasks | changes | tallies | tokens, _texts, st.booleans(), st.sampled_from(FOR_PEOPLE))
 def test_what_people_read_obeys_nobody(found: Any, text: str, watched: bool, form: Output) -> None:
     for act in everything(found, text, Settings(output=form)):
         with printed(watched=watched) as (out, _):
@@ -178,7 +187,7 @@ def test_json_on_a_terminal_is_the_same_json_and_all_of_it_can_be_seen(found: An
     assert values[0] == values[1]
 
 
-@given(tasks | changes | tallies, _texts, st.sampled_from(FOR_PROGRAMS))
+@given(tasks | changes | tallies | tokens, _texts, st.sampled_from(FOR_PROGRAMS))
 def test_no_output_for_programs_does_harm_on_a_terminal(found: Any, text: str, form: Output) -> None:
     for act in everything(found, text, Settings(output=form)):
         with printed(watched=True) as (out, _):
