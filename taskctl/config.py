@@ -5,7 +5,8 @@ in the file. docs/settings.md lists them; a test fails for one that it does not 
 """
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
@@ -16,6 +17,11 @@ from taskctl.errors import ConfigError
 Output = Literal["table", "wide", "json", "ndjson", "yaml", "csv", "ids"]
 PREFIX: Final = "TASKCTL_"
 LEVELS: Final = ("flag", "environment", "file", "default")
+
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+_NAME: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
+_ORIGIN: Final = re.compile(rf"[a-z][a-z0-9+.-]*://(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::[0-9]{{1,5}})?")
+_USUAL: Final = {"http": ":80", "https": ":443"}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,12 +46,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drain_seconds: float = 0.0
     auth: Literal["none", "tokens"] = "none"
     allow_anonymous: bool = False
+    allowed_hosts: str = ""
+    cors_origins: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    trusted_proxies: str = ""
+    rate_limit_token: str = "6000/minute"  # noqa: S105  # it is none
+    rate_limit_address: str = "6000/minute"
+    rate_limit_failures: str = "10/minute"
     cache_bytes: int = 64 * 1024 * 1024
     redis_url: str = ""
     redis_password_file: str = ""
     redis_tasks: bool = False
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={_shown(getattr(self, name))!r}" for name in self.__struct_fields__)
+        return f"Settings({shown})"
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -59,10 +77,78 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for name in ("database_timeout", "server_timeout", "drain_seconds"):
             if not 0 <= getattr(self, name) <= 3600:
                 raise ConfigError(f"{name} must be from 0 to 3600 seconds, not {getattr(self, name):g}")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            there, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
+            raise ConfigError(f"{there} is set, and {missing} is not; TLS needs both")
+        for look in (hosts_of, origins_of, proxies_of):
+            look(self)
+        for name, usual in zip(self.__struct_fields__, self.__struct_defaults__, strict=True):
+            if name.startswith("rate_limit_") and (said := getattr(self, name)) != usual:  # the usual one is known to be good
+                _require_limit(name, said)
 
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={_shown(getattr(self, name))!r}" for name in self.__struct_fields__)
-        return f"Settings({shown})"
+
+def hosts_of(settings: Settings) -> frozenset[str]:
+    """Return the names in `allowed_hosts`, in lower case; `*.example.com` and `*` stand as they are.
+
+    Raises ConfigError for what is no name.
+    """
+    expected = "names such as tasks.example.com or *.example.com, without a port, or *"
+    return _each(settings, "allowed_hosts", expected, lambda said: said if said == "*" or _NAME.fullmatch(said) else None)
+
+
+def origins_of(settings: Settings) -> frozenset[str]:
+    """Return the origins in `cors_origins` as browsers write them, or `*`. Raises ConfigError for what is no origin."""
+
+    def origin(said: str) -> str | None:
+        if said == "*":
+            return said
+        if not _ORIGIN.fullmatch(said):
+            return None
+        return said.removesuffix(_USUAL.get(said.partition(":")[0], "/"))
+
+    found = _each(settings, "cors_origins", "origins such as https://app.example.com, without a path, or *", origin)
+    if "*" in found and len(found) > 1:
+        raise ConfigError("cors_origins must be either origins or *, not both")
+    return found
+
+
+def proxies_of(settings: Settings) -> frozenset[str]:
+    """Return the addresses and networks in `trusted_proxies`, all as networks. Raises ConfigError for what is neither."""
+
+    def network(said: str) -> str | None:
+        from ipaddress import ip_network
+
+        try:
+            return str(ip_network(said))
+        except ValueError:
+            return None
+
+    return _each(settings, "trusted_proxies", "addresses and networks such as 10.0.0.7 or 10.1.0.0/16", network)
+
+
+def _each(settings: Settings, name: str, expected: str, understood: Callable[[str], str | None]) -> frozenset[str]:
+    """Return the understood parts of a setting that has several, with commas between them."""
+    said = getattr(settings, name)
+    parts = [part.strip() for part in said.lower().split(",")] if said else []
+    found = [understood(part) for part in parts]
+    if None in found:
+        raise ConfigError(f"{name} must be {expected}, with commas between them, and not {parts[found.index(None)]!r}")
+    return frozenset(part for part in found if part is not None)
+
+
+def _require_limit(name: str, said: str) -> None:
+    """Raise ConfigError for what is no limit of a rate."""
+    if said in ("", "off"):
+        return
+
+    from limits import parse_many
+
+    try:
+        [limit] = parse_many(said)
+    except ValueError:  # none, or several
+        limit = None
+    if limit is None or not 1 <= limit.amount <= 10**9 or limit.get_expiry() > 366 * 86400:
+        raise ConfigError(f"{name} must be a limit such as 6000/minute or 100/10 seconds, or off, not {said!r}")
 
 
 def _shown(value: object) -> object:

@@ -258,7 +258,10 @@ class Unavailable(TaskctlError):
 
 
 class TooManyRequests(TaskctlError):
-    """More was asked for than the server allows in that time. `retry_after`: seconds until it is worth trying again."""
+    """More was asked for than the server allows in that time. `retry_after`: seconds until it is worth trying again.
+
+    `limit`, `quota`, `window`: which limit it was, and that it is so many in so many seconds.
+    """
 
     code = "too_many_requests"
     status = 429

@@ -25,6 +25,8 @@ from taskctl.errors import TaskctlError
 from taskctl.observe import (
     Audited,
     BatchCommitted,
+    CertificateKept,
+    CertificateRenewed,
     DatabaseAway,
     DatabaseBack,
     Event,
@@ -131,6 +133,10 @@ class Logs:
                 log.warning("Redis takes nothing new", why=why)
             case RedisBack(seconds) if self._serving:
                 log.info("Redis is back", seconds=round(seconds, 1))
+            case CertificateRenewed():
+                log.info("the certificate was read again")
+            case CertificateKept(why):
+                log.warning("the certificate stays as it was", why=why)
             case FeedPolled():
                 self._polled(event)
             case StatementDone(sql, rows, seconds) if self._debug:

@@ -69,6 +69,16 @@ class DatabaseBack(NamedTuple):
     seconds: float
 
 
+class CertificateRenewed(NamedTuple):
+    """The files with the certificate and its key were read again."""
+
+
+class CertificateKept(NamedTuple):
+    """They could not be read again; the server goes on with the ones that it has."""
+
+    detail: str
+
+
 class FeedPolled(NamedTuple):
     """The logs of so many workspaces were looked at; so many entries were new, and so many more are there to be read."""
 
@@ -116,6 +126,8 @@ Event: TypeAlias = (
     | BatchCommitted
     | DatabaseAway
     | DatabaseBack
+    | CertificateRenewed
+    | CertificateKept
     | FeedPolled
     | RedisDone
     | RedisAway

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from taskctl.access import OWNER
-from taskctl.config import Loaded, Settings, default_database
+from taskctl.config import Loaded, Settings, default_database, hosts_of, origins_of, proxies_of
 from taskctl.errors import ConfigError, Unavailable, UsageError
 from taskctl.log import Log
 from taskctl.observe import Observer, ignore
@@ -441,7 +441,22 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
     """Return the API over the settings' database, with what happens in it told to the observer."""
     from taskctl.server.admission import Opened
     from taskctl.server.app import make_app
+    from taskctl.server.doors import Doors
     from taskctl.storage.tokens import SqlTokens
+
+    rates = None
+    if settings.auth == "tokens":
+        from taskctl.server.rates import Rates
+
+        rates = Rates(token=settings.rate_limit_token, address=settings.rate_limit_address, failures=settings.rate_limit_failures)
+    doors = Doors(
+        host=settings.host,
+        hosts=hosts_of(settings),
+        origins=origins_of(settings),
+        proxies=proxies_of(settings),
+        https=bool(settings.tls_cert),
+        rates=rates,
+    )
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Opened]:
@@ -454,7 +469,24 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
                 await tokens.ready()
             yield Opened(tasks, workspace, tokens)
 
-    return make_app(opened, observer)
+    return make_app(opened, observer, doors)
+
+
+def open_to_strangers(settings: Settings) -> bool:
+    """Return whether the server will do for everybody who can reach it, from other machines, what they ask for.
+
+    Raises ConfigError if that has not been allowed.
+    """
+    from taskctl.server.serve import is_loopback
+
+    if settings.auth != "none" or is_loopback(settings.host):
+        return False
+    if not settings.allow_anonymous:
+        raise ConfigError(
+            f"{settings.host or 'the empty host'} can be reached from other machines, and whoever is there could read and change "
+            "all tasks: --auth tokens lets in who has a token, --host 127.0.0.1 only this machine, --allow-anonymous everybody"
+        )
+    return True
 
 
 async def serve(settings: Settings, *, observer: Observer, started: Callable[[str], None]) -> bool:
@@ -466,6 +498,7 @@ async def serve(settings: Settings, *, observer: Observer, started: Callable[[st
         host=settings.host,
         port=settings.port,
         drain_seconds=settings.drain_seconds,
+        tls=(settings.tls_cert, settings.tls_key) if settings.tls_cert else None,
         observer=observer,
         started=started,
     )

@@ -425,7 +425,8 @@ async def test_a_content_type_of_any_bytes_is_a_problem(tmp_path: Path) -> None:
     async with TestServer(app) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(
-            b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: \xff\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+            b"POST /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: \xff\r\n"
+            b"Content-Length: 2\r\nConnection: close\r\n\r\n{}"
         )
         answer = await reader.read()
         writer.close()

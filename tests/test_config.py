@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from taskctl import Settings
-from taskctl.config import load
+from taskctl.config import hosts_of, load, origins_of, proxies_of
 from taskctl.errors import ConfigError
 
 MANUAL = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -195,3 +195,55 @@ def test_the_manual_explains_every_setting_and_no_other() -> None:
                 else value
             )
             assert re.search(rf"(?<![\w.]){re.escape(str(shown))}(?!\w)", default), (name, default)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "understood"),
+    [
+        ("allowed_hosts", "Tasks.Example.com, *.example.org", {"tasks.example.com", "*.example.org"}),
+        ("allowed_hosts", "*", {"*"}),
+        ("allowed_hosts", "", set()),
+        ("cors_origins", "https://App.example.com:443,http://[::1]:3000", {"https://app.example.com", "http://[::1]:3000"}),
+        ("cors_origins", "http://a:80 , http://b:8080", {"http://a", "http://b:8080"}),
+        ("cors_origins", "https://a:80", {"https://a:80"}),
+        ("cors_origins", "*", {"*"}),
+        ("cors_origins", "", set()),
+        ("trusted_proxies", "10.0.0.7, 10.1.0.0/16,2001:DB8::/32", {"10.0.0.7/32", "10.1.0.0/16", "2001:db8::/32"}),
+        ("trusted_proxies", "", set()),
+    ],
+)
+def test_what_has_several_parts_is_taken_apart(name: str, said: str, understood: set[str]) -> None:
+    look = {"allowed_hosts": hosts_of, "cors_origins": origins_of, "trusted_proxies": proxies_of}[name]
+    values: dict[str, Any] = {name: said}
+    assert look(Settings(**values)) == understood
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *(("allowed_hosts", said) for said in ("a:8080", "http://a", "a,,b", "a b", "*a", "a.*", "[::1]", ".a", "a,")),
+        *(
+            ("cors_origins", said)
+            for said in ("app.example.com", "https://a/", "https://a/b", "null", "*,https://a", "https://*.a")
+        ),
+        *(("cors_origins", said) for said in ("https://u@a", "https://a:b", "https://")),
+        *(("trusted_proxies", said) for said in ("proxy", "10.0.0.7/8", "10.0.0.256", "10.0.0.1:80", "*")),
+        *(
+            ("rate_limit_token", said)
+            for said in ("10", "0/minute", "ten/minute", "1/fortnight", "1/minute;2/hour", "1/400 days")
+        ),
+        *((f"rate_limit_{which}", "-1/minute") for which in ("address", "failures")),
+        *((name, "x.pem") for name in ("tls_cert", "tls_key")),
+    ],
+)
+def test_what_could_let_in_the_wrong_ones_is_refused_when_settings_are_made(name: str, said: str) -> None:
+    values: dict[str, Any] = {name: said}
+    with pytest.raises(ConfigError, match=name):
+        Settings(**values)
+
+
+@pytest.mark.parametrize("said", ["", "off", "100/10 seconds", "1 per hour", "5/second"])
+def test_limits_of_rates_are_in_plain_words(said: str) -> None:
+    for which in ("token", "address", "failures"):
+        values: dict[str, Any] = {f"rate_limit_{which}": said}
+        assert getattr(Settings(**values), f"rate_limit_{which}") == said

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from taskctl import Settings, create_app
 from taskctl.observe import ignore
 from taskctl.server import edge, requests
+from taskctl.server.doors import DOORS
 from taskctl.server.edge import HEADER_MAX, HEADERS_MAX, LINE_MAX, Connection
 from taskctl.server.requests import BODY_MAX
 from taskctl.wire import DEPTH_MAX, encode_cursor
@@ -135,7 +136,7 @@ async def titles(server: Server) -> set[str]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all that follows; nothing of it may have kept it from an orderly end, or stand in its log as a surprise."""
     home = tmp_path_factory.mktemp("hostile")
-    with serving(Shell(home, TASKCTL_DATABASE_URL=f"sqlite:///{home}/tasks.db")) as server:
+    with serving(Shell(home, TASKCTL_DATABASE_URL=f"sqlite:///{home}/tasks.db"), "--allowed-hosts", "x") as server:
         yield server
         assert server.stop() == 0
     log = "".join(server.log)
@@ -813,11 +814,12 @@ async def test_many_idle_and_half_open_connections_are_in_nobodys_way(server: Se
 @asynccontextmanager
 async def served(tmp_path: Path) -> AsyncIterator[int]:
     """Serve as `taskctl serve` does, here, and yield the port."""
-    runner = web.AppRunner(create_app(Settings(database_url=f"sqlite:///{tmp_path}/tasks.db")))
+    app = create_app(Settings(database_url=f"sqlite:///{tmp_path}/tasks.db", allowed_hosts="x"))
+    runner = web.AppRunner(app)
     await runner.setup()
     server = runner.server
     assert server is not None
-    listening = await asyncio.get_running_loop().create_server(lambda: Connection(server, ignore), "127.0.0.1", 0)
+    listening = await asyncio.get_running_loop().create_server(lambda: Connection(server, ignore, app[DOORS]), "127.0.0.1", 0)
     try:
         yield listening.sockets[0].getsockname()[1]
     finally:

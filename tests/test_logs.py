@@ -316,7 +316,19 @@ def test_quiet_is_warnings_and_verbose_is_everything(shell: Shell) -> None:
         get(server, "/api/v1/tasks", "x")
         assert server.logged('"event":"statement"')
         assert server.stop() == 0
-    ran = shell("serve", "-q", "--log-level", "debug", "--host", "0.0.0.0", "--port", "1", "--database-url", "sqlite:////no/x.db")
+    ran = shell(
+        "serve",
+        "-q",
+        "--log-level",
+        "debug",
+        "--host",
+        "0.0.0.0",
+        "--allow-anonymous",
+        "--port",
+        "1",
+        "--database-url",
+        "sqlite:////no/x.db",
+    )
     assert [line.split(":")[0] for line in ran.err.splitlines()] == ["warning", "taskctl"]
 
 

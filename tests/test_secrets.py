@@ -60,6 +60,10 @@ REDIS, REDIS_FILE = (password(f"the password of Redis, {where}") for where in ("
 CANARIES = [TOKEN, LOGIN, DATABASE, DATABASE_PARAMETER, DATABASE_FILE, REDIS, REDIS_FILE]
 
 
+UNLIMITED = [word for what in ("token", "address", "failures") for word in (f"--rate-limit-{what}", "off")]
+"""Or a limit would answer for what is behind it."""
+
+
 def unseen(told: str, where: str) -> None:
     found = [line for canary in CANARIES for line in canary.found(told)]
     assert not found, f"{where}: {found}"
@@ -172,17 +176,17 @@ BODIES = [
 
 RAW = [
     f"{T}\r\n\r\n",
-    f"{T} / HTTP/1.1\r\nHost: x\r\n\r\n",
-    f"GET {T} HTTP/1.1\r\nHost: x\r\n\r\n",
-    f"GET /{T} HTTP/9.9\r\nHost: x\r\n\r\n",
+    f"{T} / HTTP/1.1\r\nHost: [::1]\r\n\r\n",
+    f"GET {T} HTTP/1.1\r\nHost: [::1]\r\n\r\n",
+    f"GET /{T} HTTP/9.9\r\nHost: [::1]\r\n\r\n",
     f"GET /{T}\r\n\r\n",
-    f"GET /{T} {T} HTTP/1.1\r\nHost: x\r\n\r\n",
-    f"GET /\x1b{T} HTTP/1.1\r\nHost: x\r\n\r\n",
-    f"GET http://me:{LOGIN.text}@x/{T} HTTP/1.1\r\nHost: x\r\n\r\n",
-    f"GET http://me:{LOGIN.text}@x:port/ HTTP/1.1\r\nHost: x\r\n\r\n",
-    f"CONNECT {T}:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    f"GET /{T} {T} HTTP/1.1\r\nHost: [::1]\r\n\r\n",
+    f"GET /\x1b{T} HTTP/1.1\r\nHost: [::1]\r\n\r\n",
+    f"GET http://me:{LOGIN.text}@x/{T} HTTP/1.1\r\nHost: [::1]\r\n\r\n",
+    f"GET http://me:{LOGIN.text}@x:port/ HTTP/1.1\r\nHost: [::1]\r\n\r\n",
+    f"CONNECT {T}:443 HTTP/1.1\r\nHost: [::1]\r\n\r\n",
     f"OPTIONS * HTTP/1.1\r\nHost: {T}\r\n\r\n",
-    f"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\n{T}\r\n\r\n",
+    f"POST /api/v1/tasks HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\n{T}\r\n\r\n",
 ]
 
 
@@ -191,9 +195,9 @@ def requests(bearer: str) -> Iterator[bytes]:
     login = f"Authorization: Bearer {bearer}\r\n" if bearer else ""
     end = f"{login}Connection: close\r\n\r\n"
     for target in TARGETS:
-        yield f"GET {target} HTTP/1.1\r\nHost: x\r\n{end}".encode()
+        yield f"GET {target} HTTP/1.1\r\nHost: [::1]\r\n{end}".encode()
     for line in HEADERS:
-        host = "" if line.startswith("Host") else "Host: x\r\n"
+        host = "" if line.startswith("Host") else "Host: [::1]\r\n"
         yield f"GET /api/v1/tasks/1 HTTP/1.1\r\n{host}{line}\r\n{end}".encode()
         typed = "" if line.startswith("Content-Type") else "Content-Type: application/json\r\n"
         sized = "" if line.startswith(("Content-Length", "Transfer-Encoding")) else "Content-Length: 2\r\n"
@@ -201,9 +205,7 @@ def requests(bearer: str) -> Iterator[bytes]:
     for body in BODIES:
         for method, path in (("POST", "/tasks"), ("PATCH", "/tasks/1"), ("PUT", "/tasks/1"), ("POST", "/batch")):
             raw = body.encode()
-            head = (
-                f"{method} /api/v1{path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n"
-            )
+            head = f"{method} /api/v1{path} HTTP/1.1\r\nHost: [::1]\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n"
             yield (head + end).encode() + raw
     for line in RAW:
         yield line.encode("latin-1")
@@ -243,11 +245,11 @@ def test_what_a_client_sends_is_told_to_nobody(tmp_path: Path, format: str, leve
     bearer = ""
     if auth == "tokens":
         bearer = shell("token", "create", "me", "--scope", "admin").out.strip()
-    with serving(shell, "--log-format", format, "--log-level", level, "--auth", auth) as server:
+    with serving(shell, "--log-format", format, "--log-level", level, "--auth", auth, *UNLIMITED) as server:
         count = ask_all(server, bearer)
         if bearer:
             assert '"items":[{' in ask(server.port, next(requests(bearer)).replace(f"/{T}".encode(), b"/api/v1/tasks", 1))
-        ask(server.port, b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-Id: the-last-one\r\nConnection: close\r\n\r\n")
+        ask(server.port, b"GET /livez HTTP/1.1\r\nHost: [::1]\r\nX-Request-Id: the-last-one\r\nConnection: close\r\n\r\n")
         server.logged("the-last-one")
         assert server.stop() == 0
     log = "".join(server.log)
@@ -275,7 +277,7 @@ def test_what_an_operator_sets_is_told_to_nobody(tmp_path: Path, format: str) ->
         options = ["--migrate", "off", "--log-format", format, "--log-level", "debug", "--database-timeout", "1"]
         with serving(shell, *options) as server:
             for target in ("/readyz?verbose", "/api/v1/tasks", "/api/v1/cache", "/version"):
-                unseen(ask(server.port, f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()), target)
+                unseen(ask(server.port, f"GET {target} HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n".encode()), target)
             server.logged("the database is away")
             server.stop()
         unseen("".join(server.log), "the log")

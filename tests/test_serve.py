@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from taskctl.server.serve import is_loopback
 from tests.support import SECONDS, Json, Server, Shell, serving
 
 
@@ -118,7 +119,7 @@ def half_sent(server: Server, body: bytes) -> Iterator[socket.socket]:
     """Yield a connection with a request that the server works on, and whose body it has half of."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as raw:
         raw.sendall(
-            b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Expect: 100-continue\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n"
         )
         assert raw.recv(1000).startswith(b"HTTP/1.1 100 ")
@@ -217,6 +218,54 @@ def test_it_logs_a_line_for_each_request_and_none_when_it_is_to_be_quiet(shell: 
             connection.getresponse().read()
         assert "GET /api/v1/tasks" in server.logged("look-for-me").string
         assert server.stop() == 0
+
+
+# ------------------------------------------------------------------------------------------------------ whom it lets in
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1"])
+def test_without_tokens_it_serves_nobody_on_other_machines(shell: Shell, host: str) -> None:
+    """The last of these is nobody's address, so that listening there would fail with 7."""
+    said = shell.fails(2, "serve", "--host", host, "--port", "0")
+    assert all(way in said for way in (host, "--auth tokens", "--host 127.0.0.1", "--allow-anonymous"))
+    assert not (shell.home / "tasks.db").exists()
+    assert shell("serve", "--host", host, "--migrate", "auto").code == 2
+    assert not (shell.home / "tasks.db").exists()
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]], ids=["plain", "quiet"])
+def test_it_serves_everybody_if_that_is_said_and_warns_of_it(shell: Shell, quiet: list[str]) -> None:
+    with Server(shell, "--host", "0.0.0.0", "--allow-anonymous", *quiet) as server:
+        assert "no token is needed" in server.logged("^warning: whoever can reach 0.0.0.0 can read and change all tasks").string
+
+
+@pytest.mark.parametrize("options", [["--host", "0.0.0.0", "--auth", "tokens"], ["--host", "localhost", "--allow-anonymous"]])
+def test_it_warns_of_nothing_where_strangers_cannot_get_in(shell: Shell, options: list[str]) -> None:
+    with serving(shell, *options) as server:
+        assert server.stop() == 0
+    assert "warning" not in "".join(server.log)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost", "2130706434")),
+        *((host, False) for host in ("0.0.0.0", "::", "", "192.0.2.1", "::ffff:192.0.2.1")),
+    ],
+)
+def test_which_hosts_only_this_machine_can_reach(host: str, loopback: bool) -> None:
+    assert is_loopback(host) == loopback
+
+
+def test_a_name_must_have_nothing_but_addresses_of_the_loopback_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(*addresses: str) -> None:
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+    resolve("127.0.0.1", "::1")
+    assert is_loopback("a.name")
+    resolve("127.0.0.1", "192.0.2.1")
+    assert not is_loopback("a.name")
 
 
 # ------------------------------------------------------------------------------------------------------------ being killed

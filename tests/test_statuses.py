@@ -84,6 +84,7 @@ AT_THE_DOOR = {*ON_CACHE, "getMe"}
 """What depends on nothing, but that the token is looked up."""
 STORED = {*WRITES, "createToken", "revokeToken", "createWorkspace"}
 ON_ONE = {name for name, call in CALLS.items() if "/tasks/1" in call.path}
+PROBES = {"livez", "readyz"}
 CACHEABLE = {"getTask", "headTask", "getOpenapi", "getDocs"}
 
 
@@ -107,7 +108,9 @@ def cells() -> Iterator[tuple[str, int]]:
         412: {"getTask", "headTask", "replaceTask", "editTask", "removeTask", "writeBatch"},
         413: WITH_BODY,
         415: WITH_BODY,
+        421: set(CALLS) - PROBES,
         422: {*WRITES, *WITH_BODY},
+        429: set(CALLS) - PROBES,
         431: set(CALLS),
         500: {*GUARDED, "readyz"},
         503: {*GUARDED, "readyz"},
@@ -195,6 +198,10 @@ async def client(aiohttp_client: AiohttpClient, tmp_path: Path) -> Callable[...,
     """Return what makes a client of an application that is fit for a status of an operation."""
 
     async def make(status: int, name: str = "") -> Api:
+        if status == 429:
+            settings = Settings(database_url=f"sqlite:///{tmp_path}/tasks.db", auth="tokens", rate_limit_address="1/minute")
+            limited: Api = await aiohttp_client(create_app(settings))
+            return limited
         if status not in FAILURES and (name, status) not in {("getCache", 404), ("clearCache", 404)}:
             api: Api = await aiohttp_client(create_app(Settings(database_url=f"sqlite:///{tmp_path}/tasks.db", auth="tokens")))
             api.session.headers.update(bearing(await minted(api, "admin")))
@@ -275,6 +282,8 @@ async def bring_about(api: Api, name: str, status: int) -> ClientResponse:
         case _, 415:
             more = {"data": json.dumps(body)}
             headers["Content-Type"] = "text/plain"
+        case _, 421:
+            headers["Host"] = "evil.example"
         case "removeTask", 422:
             headers["Idempotency-Key"] = "used"
             await api.post("/api/v1/tasks", json={"title": "other"}, headers=headers)
@@ -298,20 +307,22 @@ async def test_a_status(
     if status == 408:
         monkeypatch.setattr(requests, "BODY_SECONDS", 0.05)
     api = await client(status, name)
+    document = await (await api.get("/openapi.json")).json()
     answer = await bring_about(api, name, status)
     assert answer.status == status
-    is_told(await (await api.get("/openapi.json")).json(), name, status, answer.headers, await answer.read())
+    is_told(document, name, status, answer.headers, await answer.read())
     if status >= 400 and CALLS[name].method != "HEAD":
         codes = {cls.code for cls in known_failures() if cls.status == status}
         problem = json.loads(await answer.read())
         assert problem["code"] in codes
         await problem_of(answer, status, problem["code"])
-    assert ("Retry-After" in answer.headers) == (status in (503, 507))
+    assert ("Retry-After" in answer.headers) == (status in (429, 503, 507))
+    assert ("RateLimit" in answer.headers) == (status == 429)
     assert bool(caplog.records) == (status == 500)
 
 
 ON_EVERY_ANSWER = {"Date", "Server", "Connection", "Content-Type", "Content-Length"}
-SOMETIMES = {"Link", "Idempotency-Replayed", "Preference-Applied", "Accept-Encoding"}
+SOMETIMES = {"Link", "Idempotency-Replayed", "Preference-Applied", "Accept-Encoding", "RateLimit", "RateLimit-Policy"}
 """Headers that these calls need not bring about; the other ones in the document are always there."""
 
 

@@ -27,7 +27,16 @@ def serve(
     migrate: Annotated[str | None, typer.Option(help="auto upgrades the schema, check refuses an old one, off waits.")] = None,
     database_connections: Annotated[str | None, typer.Option(help="Connections to PostgreSQL, at most.")] = None,
     drain_seconds: Annotated[str | None, typer.Option(help="After SIGTERM, seconds to go on accepting.")] = None,
-    auth: Annotated[str | None, typer.Option(help="tokens lets in whoever has one; none lets in everybody.")] = None,
+    auth: Annotated[str | None, typer.Option(help="tokens lets in whoever has one, none lets in everybody.")] = None,
+    allow_anonymous: Annotated[bool | None, typer.Option(help="Serve everybody on any address, without tokens.")] = None,
+    allowed_hosts: Annotated[str | None, typer.Option(help="More names that the server goes by, with commas.")] = None,
+    cors_origins: Annotated[str | None, typer.Option(help="Origins whose pages may use the API, with commas.")] = None,
+    tls_cert: Annotated[str | None, typer.Option(help="The file with the certificate and its chain.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="The file with its key.")] = None,
+    trusted_proxies: Annotated[str | None, typer.Option(help="Proxies whose X-Forwarded-For is believed, with commas.")] = None,
+    rate_limit_token: Annotated[str | None, typer.Option(help="Requests of one token, as 6000/minute; or off.")] = None,
+    rate_limit_address: Annotated[str | None, typer.Option(help="Requests of one address; or off.")] = None,
+    rate_limit_failures: Annotated[str | None, typer.Option(help="Worthless tokens of one address; or off.")] = None,
     cache_bytes: Annotated[str | None, typer.Option(help="Memory for answers, in bytes; 0 keeps none.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="A Redis that several servers share as a second cache.")] = None,
     redis_password_file: Annotated[str | None, typer.Option(help="The file with its password.")] = None,
@@ -43,6 +52,15 @@ def serve(
         migrate=migrate,
         database_connections=database_connections,
         auth=auth,
+        allow_anonymous=allow_anonymous,
+        allowed_hosts=allowed_hosts,
+        cors_origins=cors_origins,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        trusted_proxies=trusted_proxies,
+        rate_limit_token=rate_limit_token,
+        rate_limit_address=rate_limit_address,
+        rate_limit_failures=rate_limit_failures,
         cache_bytes=cache_bytes,
         redis_url=redis_url,
         redis_password_file=redis_password_file,
@@ -81,8 +99,9 @@ def _serve(call: Call, logs: Logs) -> None:
     import asyncio
 
     settings = call.settings
-    if settings.host not in ("127.0.0.1", "::1", "localhost"):
-        told = f"whoever can reach {settings.host} can read and change all tasks; there is no login yet"
+    if wiring.open_to_strangers(settings):
+        where = settings.host or "this machine"
+        told = f"whoever can reach {where} can read and change all tasks: no token is needed"
         logs.say(f"warning: {told}", "open to everybody", "warning", host=settings.host)
     if settings.migrate == "auto":
         before, after = wiring.upgrade(settings)

@@ -5,8 +5,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -20,6 +21,7 @@ from taskctl.errors import (
     NotFound,
     PayloadTooLarge,
     TaskctlError,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
@@ -27,6 +29,7 @@ from taskctl.errors import (
 from taskctl.observe import Observer, RequestDone
 from taskctl.server import access, docs, probes, reports, tasks
 from taskctl.server.admission import Admission, Needs, Opened
+from taskctl.server.doors import DOORS, Doors
 from taskctl.server.openapi import MERGE_PATCH
 from taskctl.server.requests import (
     ADMISSION,
@@ -45,12 +48,14 @@ from taskctl.wire import PROBLEM, encode, etag, problem
 _OURS = secrets.token_hex(8)
 _numbers = itertools.count()
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_ON_ALL = {"Server": "taskctl", "X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger("taskctl.server")
 
 
-def make_app(open_service: Callable[[], AbstractAsyncContextManager[Opened]], observer: Observer) -> web.Application:
+def make_app(
+    open_service: Callable[[], AbstractAsyncContextManager[Opened]], observer: Observer, doors: Doors | None = None
+) -> web.Application:
     """Return the application. It opens what it serves when it starts and closes it when it is cleaned up."""
+    doors = doors or Doors()
 
     async def service(app: web.Application) -> AsyncIterator[None]:
         async with open_service() as opened:
@@ -59,9 +64,10 @@ def make_app(open_service: Callable[[], AbstractAsyncContextManager[Opened]], ob
             async with admission.noting():
                 yield
 
-    app = web.Application(middlewares=[_every_request(observer)])
+    app = web.Application(middlewares=[_every_request(observer, doors)])
     app[STATE] = State()
     app[OBSERVER] = observer
+    app[DOORS] = doors
     app.cleanup_ctx.append(service)
     routes = [*probes.routes(), *tasks.routes(), *reports.routes(), *access.routes(), *docs.routes()]
     assert all(hasattr(route.handler, "needs") for route in routes), "every handler says what it needs of who asks"
@@ -74,7 +80,9 @@ async def _expect(request: web.Request) -> web.Response | None:
     try:
         expects_to_go_on(request)
     except ExpectationFailed as e:
-        return answer(e, request_id_of(request))
+        refusal = answer(e, request_id_of(request))
+        request.app[DOORS].leave(request, refusal)
+        return refusal
     return None
 
 
@@ -84,7 +92,7 @@ def request_id_of(request: web.BaseRequest) -> str:
     return given if _SANE_ID.fullmatch(given) and redacted(given) == given else f"{_OURS}{next(_numbers):016x}"
 
 
-def _every_request(observer: Observer) -> Middleware:
+def _every_request(observer: Observer, doors: Doors) -> Middleware:
     """Return the middleware that gives each request its id, turns failures into problems, and tells the observer."""
 
     @web.middleware
@@ -92,26 +100,29 @@ def _every_request(observer: Observer) -> Middleware:
         started = time.perf_counter()
         request_id = request[REQUEST_ID] = request_id_of(request)
         app = request.app
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else ""
         app[STATE].in_flight += 1
         try:
-            needs: Needs = getattr(
-                request.match_info.handler, "needs", "token"
-            )  # where there is nothing, it is told to whom we know
-            if needs != "nothing":
-                request[ADMITTED] = await app[ADMISSION].admit(request, needs)
-            response = await handler(request)
+            response: web.StreamResponse | None = doors.enter(request, route)
+            if response is None:
+                # Where there is nothing, it is told to whom we know.
+                needs: Needs = getattr(request.match_info.handler, "needs", "token")
+                if needs != "nothing":
+                    request[ADMITTED] = await app[ADMISSION].admit(request, needs)
+                response = await handler(request)
         except TaskctlError as e:
             response = answer(e, request_id)
         except web.HTTPException as e:
             response = answer(_told(e, request), request_id)
         except Exception:
-            _log.exception("request %s failed: %s %s", request_id, request.method, _route(request))
+            _log.exception("request %s failed: %s %s", request_id, request.method, route)
             response = answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
         finally:
             app[STATE].in_flight -= 1
+        doors.leave(request, response)
         seconds = time.perf_counter() - started
-        route = _route(request)
-        headers = {**_ON_ALL, "X-Request-Id": request_id, "Server-Timing": f"total;dur={seconds * 1000:.2f}"}
+        headers = {"X-Request-Id": request_id, "Server-Timing": f"total;dur={seconds * 1000:.2f}"}
         if response.status < 400 and request.method in ("GET", "HEAD") and "/api/v1/" in route:
             headers["Cache-Control"] = "no-cache"  # it may be kept, but not used without asking whether it is still so
         response.headers.update(headers)
@@ -123,12 +134,6 @@ def _every_request(observer: Observer) -> Middleware:
         return response
 
     return middleware
-
-
-def _route(request: web.Request) -> str:
-    """Return the template of the address, "" if it fits none."""
-    resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else ""
 
 
 def _told(e: web.HTTPException, request: web.Request) -> TaskctlError:
@@ -150,10 +155,12 @@ def _told(e: web.HTTPException, request: web.Request) -> TaskctlError:
 
 
 def answer(e: TaskctlError, request_id: str) -> web.Response:
-    """Return a failure as the answer to a request."""
-    headers = {**_ON_ALL, "X-Request-Id": request_id, "Cache-Control": "no-store"}
+    """Return a failure as the answer to a request, without what the doors have to say on its way."""
+    headers = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
     if "retry_after" in e.extra:
         headers["Retry-After"] = str(e.extra["retry_after"])
+    if isinstance(e, TooManyRequests):
+        headers |= _too_much(e.extra)
     if isinstance(e, Unauthenticated):
         # RFC 6750: whoever showed nothing is told of no error.
         headers["WWW-Authenticate"] = 'Bearer realm="taskctl"' + (', error="invalid_token"' if "reason" in e.extra else "")
@@ -170,6 +177,14 @@ def answer(e: TaskctlError, request_id: str) -> web.Response:
         headers.update(where_from(e))
     body = encode(problem(e, request_id=request_id))
     return web.Response(body=body, status=e.status, content_type=PROBLEM, headers=headers)
+
+
+def _too_much(told: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the answer says of the limit that was reached (draft-ietf-httpapi-ratelimit-headers)."""
+    return {
+        "RateLimit-Policy": f'"{told["limit"]}";q={told["quota"]};w={told["window"]}',
+        "RateLimit": f'"{told["limit"]}";r=0;t={told["retry_after"]}',
+    }
 
 
 def _accepted(e: UnsupportedMediaType) -> dict[str, str]:

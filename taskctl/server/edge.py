@@ -14,6 +14,7 @@ from multidict import CIMultiDict
 from taskctl.errors import HeadersTooLarge, InvalidRequest, MethodUnknown, RequestTimedOut, TaskctlError, UriTooLong
 from taskctl.observe import Observer, RequestDone
 from taskctl.server.app import answer, request_id_of
+from taskctl.server.doors import Doors
 from taskctl.server.requests import BODY_MAX, EXPECTS, expects_to_go_on
 
 LINE_MAX: Final = 64 * 1024
@@ -45,9 +46,20 @@ class Connection(web.RequestHandler):
     request is certain to be one is kept.
     """
 
-    __slots__ = ("_answered", "_application", "_body", "_gone", "_half_closed", "_hangs_up", "_left", "_observer", "_stuck")
+    __slots__ = (
+        "_answered",
+        "_application",
+        "_body",
+        "_doors",
+        "_gone",
+        "_half_closed",
+        "_hangs_up",
+        "_left",
+        "_observer",
+        "_stuck",
+    )
 
-    def __init__(self, server: web.Server, observer: Observer) -> None:
+    def __init__(self, server: web.Server, observer: Observer, doors: Doors) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -62,6 +74,7 @@ class Connection(web.RequestHandler):
         self._application = server.request_handler
         self._request_handler = self._handle
         self._observer = observer
+        self._doors = doors
         self._hangs_up = False
         self._answered = 0
         self._body: StreamReader | None = None
@@ -99,7 +112,13 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp has nothing to say; asyncio asks whether to go on
         """Say whether to go on with a client that sends nothing more: if all that it has begun to ask for is there."""
-        self._half_closed = self._answered < self._request_count and self._body is not None and self._body.is_eof()
+        self._half_closed = (
+            self._answered < self._request_count
+            and self._body is not None
+            and self._body.is_eof()
+            and self.transport is not None
+            and self.transport.can_write_eof()  # an encrypted connection has no halves
+        )
         return self._half_closed
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -177,7 +196,9 @@ class Connection(web.RequestHandler):
         known = request.method != "UNKNOWN"
         path = request.rel_url.raw_path if known else "-"
         self._observer(RequestDone(request.method if known else "-", path, "", failure.status, 0.0, request_id))
-        return answer(failure, request_id)
+        response = answer(failure, request_id)
+        self._doors.leave(request, response)
+        return response
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -191,7 +212,8 @@ class Connection(web.RequestHandler):
         elif self._hangs_up and self.transport is not None:
             self._left = LINGER_BYTES
             self._gone = asyncio.get_running_loop().create_future()
-            self.transport.write_eof()
+            if self.transport.can_write_eof():  # not where it is encrypted
+                self.transport.write_eof()
             self.transport.resume_reading()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_SECONDS):

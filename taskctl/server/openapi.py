@@ -19,6 +19,7 @@ from taskctl.errors import (
     InvalidBody,
     InvalidRequest,
     InvalidTask,
+    Misdirected,
     OutcomeUnknown,
     Overloaded,
     PayloadTooLarge,
@@ -26,6 +27,7 @@ from taskctl.errors import (
     SchemaOutdated,
     StorageFull,
     TaskctlError,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
@@ -107,6 +109,11 @@ _HEADERS: Final[Mapping[str, Part]] = {
     "Location": {"description": "Where the task is from now on.", "schema": {"type": "string", "format": "uri-reference"}},
     "Link": {"description": 'The next page, as `<...>; rel="next"`, if there is one.', "schema": _TEXT},
     "Retry-After": {"description": "A sensible number of seconds to wait.", "schema": {"type": "integer", "minimum": 0}},
+    "RateLimit": {
+        "description": "With tokens: how many more requests (r) there may be in how many seconds (t).",
+        "schema": _TEXT,
+    },
+    "RateLimit-Policy": {"description": "With tokens: the limit, so many (q) in so many seconds (w).", "schema": _TEXT},
     "Idempotency-Replayed": {
         "description": "This is the answer to an earlier request with the same key.",
         "schema": {"type": "string", "const": "true"},
@@ -119,6 +126,7 @@ _HEADERS: Final[Mapping[str, Part]] = {
     "X-Content-Type-Options": {"description": "The type is what `Content-Type` says.", "schema": {"const": "nosniff"}},
     "Content-Security-Policy": {"description": "What a browser may load with it.", "schema": _TEXT},
     "Referrer-Policy": {"description": "That no other site is told.", "schema": _TEXT},
+    "Cross-Origin-Resource-Policy": {"description": "Which sites may load it; not where CORS lets them.", "schema": _TEXT},
     "WWW-Authenticate": {"description": "What is needed: a bearer token (RFC 6750), and which scope.", "schema": _TEXT},
     "Accept": {"description": "The types of which one was expected.", "schema": _TEXT},
     "Accept-Patch": {"description": "The types of which one was expected.", "schema": _TEXT},
@@ -126,7 +134,9 @@ _HEADERS: Final[Mapping[str, Part]] = {
 }
 
 
-_ON_ALL: Final = ("X-Request-Id", "Server-Timing", "X-Content-Type-Options")
+_BY_DOORS: Final = ("X-Content-Type-Options", "Content-Security-Policy", "Referrer-Policy", "Cross-Origin-Resource-Policy")
+_ON_ALL: Final = ("X-Request-Id", "Server-Timing", *_BY_DOORS)
+_BY_TOKENS: Final = ("RateLimit", "RateLimit-Policy")
 
 
 def _headers(*names: str) -> Part:
@@ -169,8 +179,8 @@ def _problems(fails: Iterable[type[TaskctlError]], *, of_one: bool, reads: bool,
             known.append(failure)
     answers: dict[str, Part] = {}
     for status, classes in sorted(by_status.items()):
-        names = list(_ON_ALL)
-        if any(issubclass(cls, Unavailable) for cls in classes):
+        names = [*_ON_ALL, *_BY_TOKENS]
+        if any(issubclass(cls, Unavailable | TooManyRequests) for cls in classes):
             names.append("Retry-After")
         if status in (404, 409, 412) and of_one:
             names.append("X-Taskctl-Seq")
@@ -183,7 +193,7 @@ def _problems(fails: Iterable[type[TaskctlError]], *, of_one: bool, reads: bool,
         if status == 415:
             names += ["Accept", "Accept-Encoding", *(["Accept-Patch"] if patches else [])]
         if status == 431:  # whoever says so has not read the request
-            names.remove("Server-Timing")
+            names = [name for name in names if name not in ("Server-Timing", *_BY_TOKENS)]
         names.append("Cache-Control")
         answers[str(status)] = {
             "description": "; ".join(f"{cls.title} (`{cls.code}`)" for cls in classes),
@@ -213,17 +223,19 @@ def operation(
     head: str | None = None,
     of_many: bool = False,
     needs: Needs,
+    probe: bool = False,
 ) -> Callable[[Described], Described]:
     """Return a decorator that notes what a handler does. Its summary is the first line of the handler's docstring.
 
     parameters, answers, fails: its own ones; those of all operations, of all that write and of all with a body are added.
     body: the name of its body's shape; media: what it may be besides JSON; head: the id of the same operation as HEAD, where
-    that deserves a name; of_many: its failures are of one of several tasks. needs: what it needs of who asks.
+    that deserves a name; of_many: its failures are of one of several tasks. needs: what it needs of who asks; probe: it is for
+    whoever asks, by whatever name, and however often.
     """
     of_tasks = tag in ("tasks", "workspace")
     given = [*parameters]
     failures: list[type[TaskctlError]] = [*fails]
-    ours = list(_ON_ALL)
+    ours = [*_ON_ALL, *_BY_TOKENS]
     more: Part = {}
     if writes:
         given += [_DRY_RUN, _KEY]
@@ -240,6 +252,8 @@ def operation(
             given.append(_CACHE_CONTROL)
             ours += ["Cache-Control", "Cache-Status"]
     failures.insert(0, InvalidRequest)
+    if not probe:
+        failures += [Misdirected, TooManyRequests]
     if needs != "nothing":
         failures += [
             Unauthenticated,
@@ -318,7 +332,7 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # it has no types
             "Problem",
             {
                 "description": "Any other failure.",
-                "headers": _headers("X-Request-Id", "X-Content-Type-Options", "Cache-Control"),
+                "headers": _headers("X-Request-Id", *_BY_DOORS, "Cache-Control"),
                 "content": {PROBLEM: {"schema": shapes.ref("Problem")}},
             },
         )

@@ -20,7 +20,7 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
-@operation("livez", "server", needs="nothing", answers={200: answer("It runs.", TEXT)})
+@operation("livez", "server", needs="nothing", answers={200: answer("It runs.", TEXT)}, probe=True)
 async def livez(request: web.Request) -> web.Response:
     """Say that the process runs. It depends on nothing: a restart would not mend a dependency."""
     Parameters(request)
@@ -34,6 +34,7 @@ async def livez(request: web.Request) -> web.Response:
     needs="nothing",
     answers={200: answer("It is ready.", TEXT)},
     fails=[Unavailable, SchemaOutdated, TaskctlError],
+    probe=True,
 )
 async def readyz(request: web.Request) -> web.Response:
     """Say whether requests are welcome; `?verbose` names each thing that it depends on."""

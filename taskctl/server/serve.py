@@ -2,50 +2,84 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from aiohttp import web
 
-from taskctl.errors import Unavailable
-from taskctl.observe import Observer
+from taskctl.errors import ConfigError, Unavailable
+from taskctl.observe import CertificateKept, CertificateRenewed, Observer
+from taskctl.server.doors import DOORS
 from taskctl.server.edge import Connection
 from taskctl.server.requests import STATE
+from taskctl.server.tls import Certificate
 
+HANDSHAKE_SECONDS = 10.0
+"""How long a client may take until the connection is encrypted."""
 LINGER_SECONDS = 0.5
 """After the listening socket is closed: requests that were on their way into accepted connections still arrive."""
 STOP_SECONDS = 30.0
 """How long requests in flight may take to finish."""
 
-
 HURRY_SECONDS = 1.0
 """The same, when somebody waits at a terminal."""
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach what listens on a host: all its addresses are of the loopback interface.
+
+    A name that cannot be resolved counts as one; listening on it will fail.
+    """
+    try:
+        found = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return True
+    return all(ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
+
+
 async def serve(
-    app: web.Application, *, host: str, port: int, drain_seconds: float, observer: Observer, started: Callable[[str], None]
+    app: web.Application,
+    *,
+    host: str,
+    port: int,
+    drain_seconds: float,
+    tls: tuple[str, str] | None,
+    observer: Observer,
+    started: Callable[[str], None],
 ) -> bool:
     """Serve until SIGTERM or SIGINT, and return whether it was SIGINT.
 
-    started: is called with the server's URL when it listens. SIGTERM makes it unready, goes on accepting for
-    `drain_seconds` (so that load balancers notice), closes the socket, finishes what is in flight, and closes the service.
-    SIGINT, somebody's ctrl-C, leaves out the waiting.
+    tls: the files with the certificate and its key; SIGHUP has them read again. started: is called with the server's URL when it
+    listens. SIGTERM makes it unready, goes on accepting for `drain_seconds` (so that load balancers notice), closes the socket,
+    finishes what is in flight, and closes the service. SIGINT, somebody's ctrl-C, leaves out the waiting.
 
-    Raises Unavailable if the address cannot be listened on.
+    Raises Unavailable if the address cannot be listened on, ConfigError for files that cannot be used.
     """
+    certificate = Certificate(*tls) if tls else None
     runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=STOP_SECONDS)
     stop: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda number: None if stop.done() else stop.set_result(number), number)
+    if certificate is not None:
+        loop.add_signal_handler(signal.SIGHUP, _renew, certificate, observer)
     try:
         await runner.setup()
         server = runner.server
         assert server is not None
         try:
-            listening = await loop.create_server(lambda: Connection(server, observer), host, port, backlog=128)
+            listening = await loop.create_server(
+                lambda: Connection(server, observer, app[DOORS]),
+                host,
+                port,
+                backlog=128,
+                ssl=certificate.context if certificate else None,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if certificate else None,
+            )
         except OSError as e:
             raise Unavailable(f"cannot listen on {host} port {port}: {e.strerror}") from e
-        started(f"http://{_authority(listening.sockets[0].getsockname())}")
+        started(f"{'https' if certificate else 'http'}://{_authority(listening.sockets[0].getsockname())}")
         interrupted = await stop == signal.SIGINT
         app[STATE].draining = True
         if not interrupted:
@@ -62,8 +96,17 @@ async def serve(
         return interrupted
     finally:
         await runner.cleanup()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if certificate else [])):
             loop.remove_signal_handler(number)
+
+
+def _renew(certificate: Certificate, observer: Observer) -> None:
+    try:
+        certificate.renew()
+    except ConfigError as e:
+        observer(CertificateKept(e.detail))
+    else:
+        observer(CertificateRenewed())
 
 
 def _authority(address: tuple[str, int, int, int] | tuple[str, int]) -> str:

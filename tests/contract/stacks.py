@@ -10,6 +10,7 @@ from aiohttp import web
 
 from taskctl import Settings, TaskService, create_app, open_tasks
 from taskctl.observe import ignore
+from taskctl.server.doors import DOORS
 from taskctl.server.edge import Connection
 from taskctl.tasks import Origin, Remembering, Source, TaskQuery
 from tests.postgres import database
@@ -75,12 +76,14 @@ async def _postgres_remote(folder: Path) -> AsyncIterator[TaskService]:
 
 @asynccontextmanager
 async def _remote(url: str) -> AsyncIterator[TaskService]:
-    runner = web.AppRunner(create_app(Settings(database_url=url)))
+    app = create_app(Settings(database_url=url))
+    runner = web.AppRunner(app)
     await runner.setup()
     try:
         server = runner.server
         assert server is not None
-        listening = await asyncio.get_running_loop().create_server(lambda: Connection(server, ignore), "127.0.0.1", 0)
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(lambda: Connection(server, ignore, app[DOORS]), "127.0.0.1", 0)
         async with open_tasks(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}") as tasks:
             yield tasks
         listening.close()
