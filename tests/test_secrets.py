@@ -72,6 +72,7 @@ def unseen(told: str, where: str) -> None:
 # -------------------------------------------------------------------------------------------------- what a client can send
 
 T = TOKEN.text
+JSON = "Content-Type: application/json"
 MANGLED = [
     T,
     T.replace("_", "%5F"),
@@ -186,7 +187,7 @@ RAW = [
     f"GET http://me:{LOGIN.text}@x:port/ HTTP/1.1\r\nHost: [::1]\r\n\r\n",
     f"CONNECT {T}:443 HTTP/1.1\r\nHost: [::1]\r\n\r\n",
     f"OPTIONS * HTTP/1.1\r\nHost: {T}\r\n\r\n",
-    f"POST /api/v1/tasks HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\n{T}\r\n\r\n",
+    f"POST /api/v1/tasks HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n{JSON}\r\n\r\n{T}\r\n\r\n",
 ]
 
 
@@ -205,7 +206,7 @@ def requests(bearer: str) -> Iterator[bytes]:
     for body in BODIES:
         for method, path in (("POST", "/tasks"), ("PATCH", "/tasks/1"), ("PUT", "/tasks/1"), ("POST", "/batch")):
             raw = body.encode()
-            head = f"{method} /api/v1{path} HTTP/1.1\r\nHost: [::1]\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n"
+            head = f"{method} /api/v1{path} HTTP/1.1\r\nHost: [::1]\r\n{JSON}\r\nContent-Length: {len(raw)}\r\n"
             yield (head + end).encode() + raw
     for line in RAW:
         yield line.encode("latin-1")
