@@ -53,6 +53,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     # A key that was used already would be another request's. What is no key stays as it is, to be refused.
     if re.fullmatch("[!-~]{1,255}", str((case.headers or {}).get("Idempotency-Key", ""))):
         case.headers["Idempotency-Key"] = uuid.uuid4().hex
+    if case.method == "DELETE" and (case.path_parameters or {}).get("id") == os.environ["SCHEMATHESIS_TOKEN_ID"]:
+        case.path_parameters["id"] = "0" * 12  # it would saw off the branch that it sits on
     query = case.query or {}
     if isinstance(query.get("cursor"), str):  # they are opaque, and one that is made up belongs to no query
         del query["cursor"]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -499,3 +500,25 @@ async def test_an_or_leads_out_of_no_workspace(place: Place, team: Team, filter:
         tasks = await stack.enter_async_context(open_tasks(place.url, workspace="garden"))
         page = await tasks.list(query)
     assert page.total == len(page.items) <= 1
+
+
+async def test_whoever_guesses_is_soon_not_even_looked_at_and_good_tokens_behind_the_same_address_go_on(
+    settings: Settings,
+) -> None:
+    limited = msgspec.structs.replace(settings, rate_limit_failures="3/minute", rate_limit_token="5/minute")
+    async with TestClient[web.Request, web.Application](TestServer(create_app(limited))) as api:
+        good, fresh = await minted(api, "tasks:read"), await minted(api, "tasks:read")
+        answer = await api.get("/api/v1/me", headers=bearing(good))
+        assert answer.headers["RateLimit-Policy"] == '"token";q=5;w=60'
+        assert answer.headers["RateLimit"].startswith('"token";r=4;t=')
+        for shown in (new_secret()[1], "tc_api_nonsense", new_secret()[1]):
+            assert (await api.get("/api/v1/me", headers=bearing(shown))).status == 401
+        for shown in (new_secret()[1], "tc_api_nonsense", fresh.secret):
+            answer = await api.get("/api/v1/me", headers=bearing(shown))
+            await problem_of(answer, 429, "too_many_requests")
+            assert 0 < int(answer.headers["Retry-After"]) <= 60
+        assert (await api.get("/api/v1/me")).status == 401  # nothing was shown, so nothing was guessed
+        for left in (3, 2, 1, 0):
+            answer = await api.get("/api/v1/tasks", headers=bearing(good))
+            assert (answer.status, answer.headers["RateLimit"].split(";")[1]) == (200, f"r={left}")
+        await problem_of(await api.get("/api/v1/tasks", headers=bearing(good)), 429, "too_many_requests")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -157,13 +158,14 @@ class World:
 
 @asynccontextmanager
 async def _world(settings: Settings) -> AsyncIterator[World]:
-    app = create_app(settings)
+    app = create_app(msgspec.structs.replace(settings, **OFF))
     async with TestClient[web.Request, web.Application](TestServer(app)) as api:
         world = World(api)
         await world.begin()
         yield world
 
 
+OFF: Final = dict.fromkeys(("rate_limit_token", "rate_limit_address", "rate_limit_failures"), "off")
 STACKS: Final = ("sqlite", "sqlite-cached", "postgres", "postgres-cached")
 
 

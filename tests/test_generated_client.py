@@ -27,7 +27,7 @@ import sys
 from datetime import date, datetime, timezone
 from typing import TypeVar
 
-from client import Client
+from client import AuthenticatedClient
 from client.api.tasks import add_task, edit_task, get_task, list_tasks, remove_task, replace_task, write_batch
 from client.models import AddOperation, Batch, BatchAnswer, NewTask, Priority, Problem, RemoveOperation, Status, Task, TaskPage
 from client.models import TaskPatch, TaskReplacement
@@ -40,7 +40,7 @@ def a(kind: type[T], value: object) -> T:
     return value
 
 
-client = Client(sys.argv[1])
+client = AuthenticatedClient(sys.argv[1], token=sys.argv[2])
 
 added = add_task.sync_detailed(client=client, body=NewTask(title="Buy milk", labels=["errand"], due=date(2026, 12, 1)))
 task = a(Task, added.parsed)
@@ -86,11 +86,14 @@ def run(*command: str | Path, folder: Path) -> str:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with serving(Shell(tmp_path, TASKCTL_DATABASE_URL=f"sqlite:///{tmp_path}/tasks.db")) as server:
+    with serving(Shell(tmp_path, TASKCTL_DATABASE_URL=f"sqlite:///{tmp_path}/tasks.db"), "--auth", "tokens") as server:
         yield server
 
 
 def test_it_type_checks_and_adds_lists_edits_and_removes(server: Server, tmp_path: Path) -> None:
+    token = Shell(tmp_path, TASKCTL_DATABASE_URL=f"sqlite:///{tmp_path}/tasks.db")(
+        "token", "create", "g", "--scope", "tasks:write"
+    )
     assert BIN.exists(), "the environment of the generator is not there, and CI is set"
     with urlopen(f"{server.url}/openapi.json", timeout=SECONDS) as answer:
         (tmp_path / "openapi.json").write_bytes(answer.read())
@@ -100,4 +103,4 @@ def test_it_type_checks_and_adds_lists_edits_and_removes(server: Server, tmp_pat
     run(BIN / "openapi-python-client", "generate", "--path", "openapi.json", *options, folder=tmp_path)
     strictly = ("--strict", "--config-file=", "--cache-dir", ".mypy_cache", "--python-executable", BIN / "python")
     run(sys.executable, "-m", "mypy", *strictly, "program.py", "client", folder=tmp_path)
-    assert run(BIN / "python", "program.py", server.url, folder=tmp_path) == "done\n"
+    assert run(BIN / "python", "program.py", server.url, token.out.strip(), folder=tmp_path) == "done\n"

@@ -25,17 +25,21 @@ def test_schemathesis_finds_nothing(kind: str, tmp_path: Path) -> None:
     fuzz = os.environ.get("HYPOTHESIS_PROFILE") == "fuzz"
     examples = settings.default.max_examples // 4 if fuzz and settings.default is not None else 5
     with database() as url:
-        options = ["--database-url", url] if kind == "postgres" else []
-        with serving(Shell(tmp_path), *options) as server:
+        shell, options = Shell(tmp_path), ["--database-url", url] if kind == "postgres" else []
+        unlimited = [f"--rate-limit-{what}=off" for what in ("token", "address", "failures")]
+        with serving(shell, "--auth", "tokens", *unlimited, *options) as server:
+            token = shell("token", "create", "st", "--scope", "admin", *options).out.strip()
             ran = subprocess.run(
                 [
                     *(BIN / "st", "--config-file", HERE / "schemathesis.toml", "run", f"{server.url}/openapi.json"),
                     *("--checks", "all", "--max-examples", str(examples), "--no-color"),
+                    *("--header", f"Authorization: Bearer {token}"),
                     *(() if fuzz else ("--seed", "1")),
                 ],
                 env={
                     **os.environ,
                     "SCHEMATHESIS_HOOKS": str(HERE / "schemathesis_hooks.py"),
+                    "SCHEMATHESIS_TOKEN_ID": token.split("_")[2],
                     "SCHEMATHESIS_MET": str(tmp_path / "met.json"),
                     "HOME": str(tmp_path),
                 },

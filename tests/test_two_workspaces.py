@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
+import msgspec
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import strategies as st
@@ -54,7 +55,7 @@ class Workspaces(RuleBasedStateMachine):
         if self.postgres:
             url, redis = self.stack.enter_context(database()), self.stack.enter_context(emptied())
             settings = Settings(database_url=url, auth="tokens", redis_url=redis, redis_tasks=True)
-        server = TestServer(create_app(settings))
+        server = TestServer(create_app(msgspec.structs.replace(settings, rate_limit_token="off", rate_limit_address="off")))
         self.api: Api = await self.stack.enter_async_context(TestClient[web.Request, web.Application](server))
         assert self.api.app is not None
         store = self.api.app[OPENED].tokens

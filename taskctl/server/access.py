@@ -7,6 +7,7 @@ from aiohttp import web
 from taskctl.access import TOKEN_ID, me
 from taskctl.errors import Conflict, InvalidRequest, NotFound, OutcomeUnknown, StorageFull
 from taskctl.observe import Audited
+from taskctl.server.doors import address_of
 from taskctl.server.openapi import answer, operation, parameter
 from taskctl.server.requests import ADMISSION, ADMITTED, OBSERVER, Parameters, access_of, json_body
 from taskctl.server.shapes import TOKEN, WORKSPACE
@@ -127,4 +128,4 @@ def _no_key(request: web.Request) -> None:
 
 def _audit(request: web.Request, action: Literal["created", "revoked"], token: str, workspace: str = "") -> None:
     by = request[ADMITTED].caller
-    request.app[OBSERVER](Audited(action, token, workspace or by.workspace, by.token, request.remote or ""))
+    request.app[OBSERVER](Audited(action, token, workspace or by.workspace, by.token, address_of(request)))

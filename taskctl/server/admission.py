@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -14,6 +14,7 @@ from aiohttp import web
 from taskctl.access import AccessService, Caller, Known, Scope, TokenStore, id_of, is_token
 from taskctl.errors import Forbidden, TaskctlError, Unauthenticated
 from taskctl.observe import Audited, Observer
+from taskctl.server.doors import Doors
 from taskctl.tasks import TaskService
 
 Needs: TypeAlias = Scope | Literal["keeper", "token", "nothing"]
@@ -25,6 +26,8 @@ AGAIN_SECONDS: Final = 1.0
 KNOWN_MAX: Final = 10_000
 NOTED_SECONDS: Final = 60.0
 """How far behind `last_used_at` may be."""
+LIMITS: Final[web.RequestKey[Mapping[str, str]]] = web.RequestKey("taskctl.limits")
+"""What the answer says of how much more may be asked for."""
 
 _log = logging.getLogger("taskctl.server")
 
@@ -53,6 +56,23 @@ class _Entry:
         self.admitted = admitted
         self.since = since
 
+    def fault(self) -> tuple[str, str] | None:
+        """Return why it is worth nothing any more, for programs and for people; None if it is good."""
+        token = self.known.token
+        if token.revoked_at is not None:
+            return "revoked", "the token has been revoked"
+        if token.expires_at is not None and token.expires_at <= datetime.now(UTC):
+            return "expired", f"the token expired at {token.expires_at:%Y-%m-%dT%H:%M:%SZ}"
+        return None
+
+
+class _Refused(Exception):
+    """A token that is worth nothing: why, for programs and for people, and whose it is as far as that is known."""
+
+    def __init__(self, why: str, said: str, id: str = "", workspace: str = "") -> None:
+        super().__init__(why)
+        self.why, self.said, self.id, self.workspace = why, said, id, workspace
+
 
 class Admission:
     """Lets callers in, by the tokens that they show. Every token is looked up again after `CHECKED_SECONDS`.
@@ -60,8 +80,9 @@ class Admission:
     Only what the database has said is remembered, and only of tokens that are there: a new one works at once.
     """
 
-    def __init__(self, opened: Opened, observer: Observer) -> None:
+    def __init__(self, opened: Opened, doors: Doors, observer: Observer) -> None:
         self._opened = opened
+        self._doors = doors
         self._observer = observer
         self._known: OrderedDict[str, _Entry] = OrderedDict()
         self._looking: dict[str, asyncio.Task[_Entry | None]] = {}
@@ -71,7 +92,7 @@ class Admission:
         self._everybody = Admitted(everybody, opened.tasks, None) if opened.tokens is None else None
 
     async def admit(self, request: web.Request, needs: Needs) -> Admitted:
-        """Return who a request is from. Raises Unauthenticated, Forbidden, Unavailable."""
+        """Return who a request is from. Raises Unauthenticated, Forbidden, TooManyRequests, Unavailable."""
         if self._everybody is not None:
             return self._everybody
         admitted = await self._caller(request)
@@ -84,25 +105,38 @@ class Admission:
 
     async def _caller(self, request: web.Request) -> Admitted:
         token = _shown(request)
-        id = id_of(token)
-        if id is None:
-            raise self._refused(request, "", "", "malformed", "what was shown is no token: a character is missing or wrong")
-        entry = await self._entry(id)
-        if entry is None or not is_token(token, entry.known.hash):
-            raise self._refused(request, id, "", "unknown", "there is no such token")
-        known, now = entry.known.token, datetime.now(UTC)
-        if known.revoked_at is not None:
-            raise self._refused(request, id, known.workspace, "revoked", "the token has been revoked")
-        if known.expires_at is not None and known.expires_at <= now:
-            raise self._refused(
-                request, id, known.workspace, "expired", f"the token expired at {known.expires_at:%Y-%m-%dT%H:%M:%SZ}"
-            )
-        self._used[id] = now
+        address, rates = self._doors.address_of(request), self._doors.rates
+        try:
+            if rates is not None and not self._is_known_good(token):
+                rates.locked(address)
+            entry = await self._good(token)
+        except _Refused as e:
+            if rates is not None:
+                rates.failed(address)
+            self._observer(Audited("refused", e.id, e.workspace, address=address, why=e.why))
+            raise Unauthenticated(e.said, reason=e.why) from None
+        id = entry.admitted.caller.token
+        self._used[id] = datetime.now(UTC)
+        if rates is not None:
+            request[LIMITS] = rates.used(id)
         return entry.admitted
 
-    def _refused(self, request: web.Request, id: str, workspace: str, why: str, said: str) -> Unauthenticated:
-        self._observer(Audited("refused", id, workspace, address=request.remote or "", why=why))
-        return Unauthenticated(said, reason=why)
+    def _is_known_good(self, token: str) -> bool:
+        """Return whether a token was good when it was last looked up, however long ago."""
+        entry = self._known.get(id_of(token) or "")
+        return entry is not None and is_token(token, entry.known.hash) and entry.fault() is None
+
+    async def _good(self, token: str) -> _Entry:
+        """Return what is known of a token that is good. Raises _Refused if it is not."""
+        id = id_of(token)
+        if id is None:
+            raise _Refused("malformed", "what was shown is no token: a character is missing or wrong")
+        entry = await self._entry(id)
+        if entry is None or not is_token(token, entry.known.hash):
+            raise _Refused("unknown", "there is no such token", id)
+        if fault := entry.fault():
+            raise _Refused(*fault, id, entry.known.token.workspace)
+        return entry
 
     async def _entry(self, id: str) -> _Entry | None:
         """Return what is known of a token, None if there is none with this id."""

@@ -28,7 +28,7 @@ from taskctl.errors import (
 )
 from taskctl.observe import Observer, RequestDone
 from taskctl.server import access, docs, probes, reports, tasks
-from taskctl.server.admission import Admission, Needs, Opened
+from taskctl.server.admission import LIMITS, Admission, Needs, Opened
 from taskctl.server.doors import DOORS, Doors
 from taskctl.server.openapi import MERGE_PATCH
 from taskctl.server.requests import (
@@ -60,7 +60,7 @@ def make_app(
     async def service(app: web.Application) -> AsyncIterator[None]:
         async with open_service() as opened:
             app[OPENED] = opened
-            app[ADMISSION] = admission = Admission(opened, observer)
+            app[ADMISSION] = admission = Admission(opened, doors, observer)
             async with admission.noting():
                 yield
 
@@ -126,6 +126,8 @@ def _every_request(observer: Observer, doors: Doors) -> Middleware:
         if response.status < 400 and request.method in ("GET", "HEAD") and "/api/v1/" in route:
             headers["Cache-Control"] = "no-cache"  # it may be kept, but not used without asking whether it is still so
         response.headers.update(headers)
+        if LIMITS in request:
+            response.headers.update(request[LIMITS])
         if app[STATE].draining:
             response.force_close()
         admitted = request.get(ADMITTED)
