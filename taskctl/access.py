@@ -31,7 +31,15 @@ _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 _ID, _SECRET, _CHECKSUM = 12, 43, 6
 TOKEN_ID: Final = re.compile(rf"[0-9A-Za-z]{{{_ID}}}")
 _TOKEN: Final = re.compile(rf"tc_([a-z]+)_([0-9A-Za-z]{{{_ID}}})_[0-9A-Za-z]{{{_SECRET}}}_([0-9A-Za-z]{{{_CHECKSUM}}})")
-_SECRETS: Final = re.compile(rf"(tc_[a-z]+_[0-9A-Za-z]{{{_ID}}})_[0-9A-Za-z]{{16,}}(_[0-9A-Za-z]*)?")
+# However often a client has percent-encoded it, and cut off as it may be.
+_UNDERSCORE: Final = "(?:_|%(?:25)*5[Ff])"
+_SECRETS: Final = re.compile(
+    rf"(tc{_UNDERSCORE}[a-z]+{_UNDERSCORE}[0-9A-Za-z]{{{_ID}}}){_UNDERSCORE}[0-9A-Za-z]+(?:{_UNDERSCORE}[0-9A-Za-z]*)?"
+)
+# Rather too much than too little: nobody keeps people from writing a password with a slash in it into an address.
+# An escape of JSON is taken as a whole, so that JSON stays JSON.
+_PASSWORD: Final = re.compile(r"(://[^\s/?#@:\"']*:)(?:[^\s@\"\\]|\\.)+@")
+_PARAMETER: Final = re.compile(r"(password=)(?:[^\s&\"'\\]|\\.)+")
 TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,62}[A-Za-z0-9])?")
 WORKSPACE_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 
@@ -63,8 +71,18 @@ def is_token(token: str, hashed: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """Return a text with the secrets of all tokens in it taken out; which tokens they were can still be told."""
-    return _SECRETS.sub(r"\1_[secret]", text) if "tc_" in text else text
+    """Return a text, or JSON, with the secrets in it taken out.
+
+    These are those of tokens (which they were can still be told), and passwords in addresses: `scheme://user:password@host` and
+    `password=...`.
+    """
+    if "tc_" in text or "tc%" in text:
+        text = _SECRETS.sub(r"\1_[secret]", text)
+    if "://" in text:
+        text = _PASSWORD.sub(r"\1[secret]@", text)
+    if "password=" in text:
+        text = _PARAMETER.sub(r"\1[secret]", text)
+    return text
 
 
 def _checksum(bare: str) -> str:

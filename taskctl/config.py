@@ -14,7 +14,7 @@ import msgspec
 
 from taskctl.errors import ConfigError
 
-Output = Literal["table", "json", "ndjson", "ids"]
+Output = Literal["table", "wide", "json", "ndjson", "yaml", "csv", "ids"]
 PREFIX: Final = "TASKCTL_"
 LEVELS: Final = ("flag", "environment", "file", "default")
 
@@ -58,6 +58,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     redis_url: str = ""
     redis_password_file: str = ""
     redis_tasks: bool = False
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={_shown(getattr(self, name))!r}" for name in self.__struct_fields__)
+        return f"Settings({shown})"
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -145,6 +151,17 @@ def _require_limit(name: str, said: str) -> None:
         raise ConfigError(f"{name} must be a limit such as 6000/minute or 100/10 seconds, or off, not {said!r}")
 
 
+def _shown(value: object) -> object:
+    """Return a value as it may be shown: of an address nothing in which a password can be."""
+    if not isinstance(value, str) or "://" not in value:
+        return "what was given" if "://" in str(value) else value
+    scheme, _, rest = value.partition("://")
+    if "password" in rest.lower():
+        return f"{scheme}://[secret]"
+    user, at, place = rest.rpartition("@")
+    return f"{scheme}://[secret]@{place}" if at and ":" in user else value
+
+
 class Loaded(NamedTuple):
     """Settings, and the level that each of them came from."""
 
@@ -201,7 +218,7 @@ def _value(name: str, value: Any, where: str) -> Any:
             expected = "one of " + ", ".join(str(a) for a in allowed if isinstance(a, str))
         else:
             expected = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
-        raise ConfigError(f"{where} must be {expected}, not {value!r}") from None
+        raise ConfigError(f"{where} must be {expected}, not {_shown(value)!r}") from None
 
 
 def _where(level: str, name: str, path: Path) -> str:

@@ -69,7 +69,7 @@ def test_settings_that_cannot_be_used_are_named(shell: Shell) -> None:
     for text, said in (
         ('colour = "red"', "'colour'"),
         ("output = 3", "output"),
-        ('output = "xml"', "table, json"),
+        ('output = "xml"', "table, wide, json"),
         ("output", "TOML"),
         ("port = 70000", "65535"),
     ):

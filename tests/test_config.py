@@ -78,7 +78,7 @@ def test_texts_become_values(nowhere: dict[str, str], name: str, said: str, valu
         ("port", "-1"),
         ("port", "65536"),
         ("port", "8080.5"),
-        ("output", "yaml"),
+        ("output", "xml"),
         ("sqlite_synchronous", "off"),
         ("database_timeout", "soon"),
         ("database_timeout", "-1"),

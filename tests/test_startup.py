@@ -11,7 +11,7 @@ from tests.support import SECONDS, Shell, serving
 
 HEAVY = (
     *("asyncio", "aiohttp", "aiohttp_apispec", "alembic", "marshmallow", "sqlalchemy", "pydantic", "rich", "tomllib", "yaml"),
-    *("hypothesis", "typing_inspection", "limits", "deprecated"),
+    *("hypothesis", "typing_inspection", "limits", "deprecated", "structlog", "csv"),
 )
 LOCAL = (*HEAVY, "taskctl.remote", "taskctl.server", "taskctl.seed", "tzlocal", "ssl", "email")
 

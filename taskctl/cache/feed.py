@@ -234,6 +234,7 @@ class Feed:
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._closed = False
+        self._failing = False
         self._next_sweep = 0.0
 
     def following(self, workspace: str) -> Following | None:
@@ -363,10 +364,12 @@ class Feed:
         try:
             news = await self._log.news({name: look.since for name, look in looks.items()})
         except Exception as e:  # the leases end, if it goes on
-            if not isinstance(e, TaskctlError):
+            if not isinstance(e, TaskctlError) and not self._failing:  # twice a second is too often
                 _log.exception("the log cannot be followed")
+            self._failing = True
             self._observer(FeedPolled(len(followed), 0, 0, time.perf_counter() - began, failed=True))
             return False
+        self._failing = False
         behind = entries = 0
         for name, following in followed.items():
             head, steps = news.logs.get(name, (-1, []))

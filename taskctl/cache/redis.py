@@ -331,7 +331,7 @@ class Redis:
                     _log.exception("listening to Redis has failed")
             finally:
                 await connection.disconnect(nowait=True)
-            await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311
+            await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311  # nosec B311  # to spread, not to hide
 
     # What every round trip goes through
 
@@ -396,11 +396,11 @@ class Redis:
         with suppress(Exception):
             await self._pool.disconnect(inuse_connections=False)  # those that are idle may be dead without a word
         while True:
-            await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311
+            await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311  # nosec B311  # to spread, not to hide
             try:
                 # What reads ask, because a Redis that must not be read (a replica without its master, say) answers PING.
                 await self._trip("PING", 1, ("PING",), ("MGET", PREFIX))
-            except Exception:  # noqa: S112
+            except Exception:  # noqa: S112  # nosec B112  # away it has been told to be; this looks whether it still is
                 continue
             break
         seconds = time.monotonic() - self._open_since

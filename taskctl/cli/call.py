@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TextIO, TypeAlias, TypeVar
 
@@ -13,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from taskctl import config, wiring
 from taskctl.access import AccessService
+from taskctl.cli.terminal import tell, tell_json, tell_lines
 from taskctl.errors import TaskctlError, UsageError
 from taskctl.observe import Event, StatementDone, ignore
 from taskctl.tasks import Source, TaskService
@@ -27,10 +29,10 @@ PARTLY = 8
 def _json_wanted(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
     """Return whether the output is to be JSON, as far as can be told of a command line that is not understood."""
     line = " ".join(arguments).replace("=", " ")
-    return bool(re.search(r"(^| )(-o ?|--output )(nd)?json( |$)", line)) or environment.get("TASKCTL_OUTPUT") in _JSON
+    return bool(re.search(r"(^| )(-o ?|--output )(nd)?json( |$)", line)) or environment.get("TASKCTL_OUTPUT") in JSON
 
 
-_JSON = ("json", "ndjson")
+JSON = ("json", "ndjson")
 _shown_as_json = _json_wanted(sys.argv[1:], os.environ)
 
 
@@ -39,7 +41,7 @@ def _shared(  # a signature only: what stands in it stands behind every command
     database_url: Annotated[str | None, typer.Option(help="Work on this database, sqlite:///PATH or postgresql://…")] = None,
     database_password_file: Annotated[str | None, typer.Option(help="The file with the password of the database.")] = None,
     workspace: Annotated[str | None, typer.Option(help="Which of the database's workspaces.")] = None,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="table, json, ndjson or ids.")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="table, wide, json, ndjson, yaml, csv or ids.")] = None,
     color: Annotated[bool | None, typer.Option("--color/--no-color", help="Colours, on a terminal.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but data and problems.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell on stderr what is done.")] = False,
@@ -100,7 +102,7 @@ class Call:
     def say(self, message: str) -> None:
         """Tell somebody who looks on; not data, so it goes to stderr."""
         if not self.quiet:
-            print(message, file=sys.stderr)
+            tell(message)
 
     def problem(self, failure: TaskctlError) -> None:
         """Report the failure of one of several; the command goes on, and ends with the code that says so."""
@@ -160,7 +162,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
         def run(context: typer.Context, flags: Flags, **values: Any) -> int:
             global _shown_as_json
             call = Call({**(context.find_root().obj or {}), **flags})
-            _shown_as_json = call.settings.output in _JSON
+            _shown_as_json = call.settings.output in JSON
             try:
                 function(call, **values)
             except BrokenPipeError:  # typer would make it a 1
@@ -188,7 +190,7 @@ def _user() -> str | None:
 
 def _tell(event: Event) -> None:
     if isinstance(event, StatementDone):
-        print(f"{event.seconds * 1000:8.2f} ms {event.rows:6} rows  {event.sql}", file=sys.stderr)
+        tell(f"{event.seconds * 1000:8.2f} ms {event.rows:6} rows  {event.sql}")
 
 
 def report(failure: TaskctlError) -> None:
@@ -196,9 +198,9 @@ def report(failure: TaskctlError) -> None:
     if _shown_as_json:
         from taskctl.wire import encode, problem
 
-        print(encode(problem(failure)).decode(), file=sys.stderr)
+        tell_json(encode(problem(failure)))
     else:
-        print(f"taskctl: {failure.detail}", file=sys.stderr)
+        tell(f"taskctl: {failure.detail}")
 
 
 def let_go(stream: TextIO) -> None:
@@ -219,14 +221,15 @@ def fail(e: Exception) -> int:
         return e.exit_code
     if isinstance(e, typer.TyperException):
         return _misused(e)
-    raise e
+    tell_lines("".join(traceback.format_exception(e)).rstrip())
+    return TaskctlError.exit_code
 
 
 def _misused(e: Any) -> int:
     """Report a command line that cannot be understood."""
     context = getattr(e, "ctx", None)
     if type(e).__name__ == "NoArgsIsHelpError":  # its message is the help
-        print(e.format_message(), file=sys.stderr)
+        tell_lines(e.format_message())
         return UsageError.exit_code
     hint = f" (see {context.command_path} --help)" if context is not None else ""
     report(UsageError(e.format_message() + hint))

@@ -8,11 +8,10 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from taskctl.access import AccessService, Minted, NewToken, Scope, Tokens, id_of
+from taskctl.access import AccessService, Minted, NewToken, Scope, Token, Tokens, id_of
 from taskctl.cli.call import Call, command, noun
-from taskctl.cli.output import show, show_bytes, show_lines
+from taskctl.cli.output import FOR_PEOPLE, show, show_lines, show_records
 from taskctl.errors import TaskctlError, UsageError
-from taskctl.wire import encode
 
 app = noun("Make and revoke the tokens that a server asks for. Where the database is at hand, no token is needed for that.")
 
@@ -39,7 +38,7 @@ def create(
     minted = call.access(mint)
     if file is not None:
         _write(file, minted.secret)
-    if call.settings.output == "table":
+    if call.settings.output in FOR_PEOPLE:
         until = f" until {minted.token.expires_at:%Y-%m-%d %H:%M} UTC" if minted.token.expires_at else ""
         scopes = ", ".join(minted.token.scopes)
         call.say(f"created {name} ({minted.token.id}) in the workspace {minted.token.workspace}: {scopes}{until}")
@@ -50,7 +49,7 @@ def create(
     elif call.settings.output == "ids":
         show([minted.token], call.settings)
     else:
-        show_bytes(encode(minted if file is None else {"token": minted.token}) + b"\n")
+        show_records([minted if file is None else {"token": minted.token}], call.settings, one=True)
 
 
 def _write(file: Path, secret: str) -> None:
@@ -70,7 +69,7 @@ def list_tokens(call: Call) -> None:
     async def ask(access: AccessService) -> Tokens:
         return await access.tokens(call.workspace)
 
-    show(call.access(ask).items, call.settings)
+    show(call.access(ask).items, call.settings, kind=Token)
 
 
 @command(app)
@@ -91,8 +90,8 @@ def revoke(call: Call, ids: Annotated[list[str], typer.Argument(metavar="ID...",
         return done
 
     done = call.access(work)
-    if call.settings.output != "table":
-        show_bytes(encode({"revoked": done}) + b"\n")
+    if call.settings.output not in FOR_PEOPLE:
+        show_records([{"revoked": done}], call.settings, one=True)
     elif not call.quiet:
         show_lines([f"revoked {id}" for id in done])
 

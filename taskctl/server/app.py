@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from taskctl.access import redacted
 from taskctl.errors import (
     ExpectationFailed,
     Forbidden,
@@ -76,9 +77,11 @@ async def _expect(request: web.Request) -> web.Response | None:
 
 
 def request_id_of(request: web.BaseRequest) -> str:
-    """Return the id that a request has brought along if it is sane, else one of ours."""
+    """Return the id that a request has brought along if it is sane, which is not one with a secret in it, else one of ours."""
     given = request.headers.get(names.REQUEST_ID)
-    return given if given is not None and _SANE_ID.fullmatch(given) else f"{_OURS}{next(_numbers):016x}"
+    if given is not None and _SANE_ID.fullmatch(given) and redacted(given) == given:
+        return given
+    return f"{_OURS}{next(_numbers):016x}"
 
 
 def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware:
@@ -104,7 +107,7 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
         except web.HTTPException as e:
             response = answer(_told(e, request), request_id)
         except Exception:
-            _log.exception("request %s failed: %s %s", request_id, request.method, request.rel_url.raw_path)
+            _log.exception("request %s failed: %s %s", request_id, request.method, route)
             response = answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
         finally:
             state.in_flight -= 1

@@ -8,6 +8,7 @@ from aiohttp import web
 from yarl import URL
 
 from taskctl import fields
+from taskctl.access import redacted
 from taskctl.conditions import TERMS_MAX, And, Compare, Condition, Match, Not, Overdue
 from taskctl.errors import Conflict, InvalidFilter, InvalidRequest, StaleTask, TaskctlError, TaskNotFound
 from taskctl.filters import parse_filter, parse_words, when, zone_of
@@ -358,5 +359,7 @@ def _next(url: URL, cursor: str) -> str:
 def _page(request: web.Request, read: Read[Page[Any]], headers: Mapping[str, str]) -> web.Response:
     headers = {**where_from(read), **headers}
     if (cursor := read.next_cursor) is not None:
-        headers[names.LINK] = f'<{_next(request.rel_url, cursor)}>; rel="next"'
+        link = f'<{_next(request.rel_url, cursor)}>; rel="next"'
+        if redacted(link) == link:  # headers are what others keep; who asks with a token in the filter has the cursor
+            headers[names.LINK] = link
     return web.Response(body=read.encoded, content_type="application/json", headers=headers)
