@@ -40,12 +40,16 @@ bench: $(VENV)/dev.stamp ## Run the benchmarks; docs/benchmarks.md explains them
 	$(BIN)/python -m benchmarks.postgres
 
 LOCK := contrib/docker/requirements.txt
+BUILD_LOCK := contrib/docker/requirements-build.txt
+PIN := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host \
+	--no-emit-find-links --no-emit-options --allow-unsafe
 UPGRADE ?= # --upgrade takes newer versions of everything
 
 lock: $(VENV)/dev.stamp ## Pin what the release image installs, with hashes; UPGRADE=--upgrade takes newer versions
-	$(BIN)/pip-compile --quiet $(UPGRADE) --generate-hashes --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host \
-		--no-emit-find-links --no-emit-options --output-file $(LOCK) pyproject.toml
+	$(PIN) $(UPGRADE) --output-file $(LOCK) pyproject.toml
+	printf 'hatchling\nsetuptools\nwheel\n' | $(PIN) $(UPGRADE) --output-file $(BUILD_LOCK) -
 	sed -i '1i # What the release image installs, on Linux and CPython 3.11, each file by its hash. Made by `make lock`.' $(LOCK)
+	sed -i '1i # What it is built with. Made by `make lock`.' $(BUILD_LOCK)
 
 sbom: $(VENV)/dev.stamp ## Write what a release is made of into dist/taskctl.cdx.json (CycloneDX)
 	mkdir -p dist

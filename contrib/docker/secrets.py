@@ -4,6 +4,7 @@ A folder below the given one is a volume that only one kind of service mounts, s
 service runs as, and by nobody else. What is there stays: with `docker compose down` without `-v`, passwords are the same afterwards.
 """
 
+import json
 import secrets
 import sys
 from pathlib import Path
@@ -28,7 +29,9 @@ def main(root: Path) -> None:
     secret(root / "postgres/superuser")
     write(root / "taskctl/database", database)
     write(root / "postgres-exporter/password", exporter_database)
-    redis, exporter_redis = secret(root / "taskctl/redis"), secret(root / "redis-exporter/password")
+    redis, exporter_redis = secret(root / "taskctl/redis"), secret(root / "redis/exporter")
+    passwords = dict.fromkeys(("redis://exporter@redis:6379", "redis://redis:6379"), exporter_redis)  # as its versions look it up
+    write(root / "redis-exporter/passwords.json", json.dumps(passwords))
     write(root / "redis/redis.conf", REDIS.format(app=redis, exporter=exporter_redis))
     secret(root / "grafana/admin")
     # The first token is put here by another service, once there is a database; it runs as nobody in particular.
