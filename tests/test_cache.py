@@ -4,6 +4,7 @@ import asyncio
 import random
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,15 +19,16 @@ from hypothesis import strategies as st
 from taskctl import NewTask, Settings, TaskPatch, TaskQuery, TaskService, create_app, open_tasks, parse_filter
 from taskctl.cache.memory import OVERHEAD, Kept, Memory
 from taskctl.cache.tasks import CachedTasks
+from taskctl.config import Loaded
 from taskctl.errors import Conflict, StaleTask, TaskNotFound
-from taskctl.observe import Event, StatementDone
+from taskctl.observe import Event, RedisDone, StatementDone
 from taskctl.tasks import Add, Changeset, Edit, GetTask, History, IdempotencyKey, Labels, Origin, Projects, Query, Remove
-from taskctl.wiring import backup, restore
+from taskctl.wiring import backup, restore, run_command
 from tests.contract.stacks import STACKS
 from tests.postgres import database
 from tests.redis import emptied
 from tests.simulation import Database, queries, run, writes
-from tests.support import Api, Server, Shell, added
+from tests.support import SECONDS, Api, Server, Shell, added
 
 # -------------------------------------------------------------------------------------------------------------- the memory
 
@@ -226,6 +228,80 @@ async def test_a_thousand_who_ask_at_once_make_one_query(tmp_path: Path) -> None
                 assert len({read.encoded for read in reads}) == 1
                 assert asked.total() - before - polls <= 1, asked
                 assert sum(read.origin == Origin("", "miss") for read in reads) == 1
+
+
+# ------------------------------------------------------------------------------------------- what ends while somebody waits
+
+
+class Held:
+    """Observes a server with caches, and within `with` holds up every answer of its database until `answer` is set.
+
+    What a look at the log has found it holds up until the end, so that the server knows of nothing that is written meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.put = asyncio.Event()
+        self.answer = threading.Event()
+        self.when_redis_answers: Callable[[], object] = lambda: None
+        self._look = threading.Event()
+        self._holds = False
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case StatementDone(sql) if self._holds and "followed" in sql:
+                self._look.wait(SECONDS)
+            case StatementDone() if self._holds:
+                self._loop.call_soon_threadsafe(self.asked.set)
+                self.answer.wait(SECONDS)
+            case RedisDone("EVALSHA" | "SCRIPT"):
+                self.put.set()
+            case RedisDone("MGET") if self._holds:
+                self.when_redis_answers()
+
+    def __enter__(self) -> None:
+        self._holds = True
+
+    def __exit__(self, *_: object) -> None:
+        self._holds = False
+        self.answer.set()
+        self._look.set()
+
+
+async def test_who_waits_for_anothers_answer_does_not_get_it_if_somebody_writes_meanwhile(tmp_path: Path) -> None:
+    url, query, held = f"sqlite:///{tmp_path}/tasks.db", TaskQuery(sort=("title",)), Held()
+    async with open_tasks(url, cached=True, observer=held) as tasks, open_tasks(url) as other:
+        task = await tasks.add(NewTask(title="before"))
+        await origin(tasks, GetTask(task.id))
+        with held:
+            first, second = (asyncio.create_task(tasks.ask(query)) for _ in range(2))
+            await held.asked.wait()
+            edited = await other.edit(task.id, TaskPatch(title="after"))
+            held.answer.set()
+            assert (await first).value.items == (task,)
+            read = await second
+            assert (read.value.items, read.origin) == ((edited,), Origin("", "miss"))
+
+
+async def test_what_redis_has_is_not_given_if_somebody_writes_while_it_is_asked(tmp_path: Path) -> None:
+    url, query, held = f"sqlite:///{tmp_path}/tasks.db", TaskQuery(sort=("title",)), Held()
+    with emptied() as redis:
+        async with open_tasks(url, cached=True, observer=held, settings=Settings(redis_url=redis)) as tasks:
+            assert isinstance(tasks, CachedTasks)
+            task = await tasks.add(NewTask(title="before"))
+            await origin(tasks, GetTask(task.id))
+            while await origin(tasks, query) != "redis":
+                held.put.clear()
+                await held.put.wait()
+                tasks._cache.memory.clear()
+            tasks._cache.memory.clear()
+            somebody, edit = Loaded(Settings(database_url=url), {}), Edit(task.id, TaskPatch(title="after"))
+            held.when_redis_answers = lambda: run_command(lambda own: own.perform(edit), somebody, actor=None)
+            held.answer.set()
+            with held:
+                read = await tasks.ask(query)
+                assert ([item.title for item in read.value.items], read.origin) == (["after"], Origin("", "miss"))
 
 
 # ------------------------------------------------------------------------------------------------------- several processes
