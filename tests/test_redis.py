@@ -21,6 +21,7 @@ from taskctl.observe import Event, RedisAway, RedisBack, RedisDone, RedisRefuses
 from tests.postgres import free_port
 from tests.proxy import Proxy
 from tests.redis import Server
+from tests.simulation import run
 
 SECRET = "s3cr3t-of-nobody"
 
@@ -357,6 +358,38 @@ async def test_a_redis_that_hangs(server: Server) -> None:
             await it.seen.until(lambda: it.cache.dropped == 3)
             await it.cache.close()
             assert not it.cache._tasks
+
+
+@pytest.mark.parametrize("number", [4, 2 * redis.KEYS_MAX])
+def test_a_slow_redis_takes_no_more_time_of_those_who_wait_for_their_turn(tmp_path: Path, number: int) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while asked := await reader.read(1 << 20):
+            await asyncio.sleep(0.07)
+            keys = asked.count(b"taskctl:")
+            writer.write(b"*%d\r\n" % keys + b"$17\r\n0000000000000007x\r\n" * keys)
+        writer.close()
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def get(key: int) -> tuple[float, object]:
+            began = loop.time()
+            found = await it.cache.get(f"{key}")
+            return loop.time() - began, found
+
+        async with await asyncio.start_unix_server(serve, tmp_path / "redis"), use(f"unix://{tmp_path}/redis") as it:
+            asking = []
+            for keys in (range(1), range(1, 2), range(2, number)):  # two round trips, and those who wait for them
+                asking += [asyncio.create_task(get(key)) for key in keys]
+                await asyncio.sleep(0.01)
+            answers = await asyncio.gather(*asking)
+            assert {found for _, found in answers} == {(7, b"x"), None}
+            assert max(seconds for seconds, _ in answers) == pytest.approx(redis.DEADLINE)
+            # That others were before them is no failure of Redis.
+            assert not [trip for trip in it.seen.of(RedisDone) if trip.failed]
+            assert (await get(1))[1] == (7, b"x")
+
+    run(work)
 
 
 async def test_a_network_that_swallows(server: Server) -> None:

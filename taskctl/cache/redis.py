@@ -139,18 +139,27 @@ class Redis:
     async def get(self, key: str) -> tuple[int, bytes] | None:
         """Return (seq, body) of the newest that was put, or None: a miss. Never raises; calls made together travel as one MGET.
 
-        What this process has put is there once it has travelled, and no sooner.
+        It takes DEADLINE at most, waiting for its turn included. What this process has put is there once it has travelled, and
+        no sooner.
         """
         if self._closed or self._open_since is not None or len(self._asked) >= ASKED_MAX:
             return None
         # Each caller waits on a future of its own: one that leaves takes nothing from the others, and the task goes on.
-        future: asyncio.Future[tuple[int, bytes] | None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[tuple[int, bytes] | None] = loop.create_future()
         self._asked.setdefault(_name(key), []).append(future)
         if self._lanes < READS and not self._lane_starts:
             self._lanes += 1
             self._lane_starts = True
             self._start(self._read())
-        return await future
+        if self._lane_starts and len(self._asked) <= KEYS_MAX:
+            return await future  # it travels now, and the round trip has the same deadline
+        # Others are under way first. Their time is this caller's, but not the round trip's: one that ends later has not failed.
+        timer = loop.call_later(DEADLINE, _tell, [future], None)
+        try:
+            return await future
+        finally:
+            timer.cancel()
 
     async def _read(self) -> None:
         """Ask for what has been asked for, until there is nothing left."""
