@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.redis import Server as RedisServer
 from tests.support import SECONDS, Json, Server, Shell, serving
 
 
@@ -208,6 +209,16 @@ def test_a_port_that_is_taken_is_one_line_and_exit_7(shell: Shell) -> None:
 )
 def test_options_that_cannot_be_used_are_named(shell: Shell, options: list[str], said: str) -> None:
     assert said in shell.fails(2, "serve", *options)
+
+
+def test_it_says_what_becomes_of_its_redis(shell: Shell) -> None:
+    with RedisServer(started=False) as redis, serving(shell, "--redis-url", redis.url) as server:
+        refused = f"{redis.url}: Connection refused"
+        server.logged(f"^Redis cannot be used: {refused}; everything goes on without it, and it is tried again\n")
+        cleared = Shell(shell.home, TASKCTL_SERVER=server.url).fails(7, "cache", "clear")
+        assert cleared == f"this server has forgotten everything, but the Redis that it shares cannot be emptied: {refused}"
+        redis.start()
+        server.logged(r"^Redis is used again, after [0-9.]+ s\n")
 
 
 def test_it_logs_a_line_for_each_request_and_none_when_it_is_to_be_quiet(shell: Shell) -> None:

@@ -100,7 +100,7 @@ class Cache:
             try:
                 await self.shared.clear()
             except Unavailable as e:
-                raise Unavailable(f"this server has forgotten everything; {e.detail}") from None
+                raise Unavailable(f"this server has forgotten everything, but {e.detail}") from None
 
 
 class CachedTasks(TaskService, Remembering):

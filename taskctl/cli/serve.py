@@ -63,11 +63,11 @@ def serve(
             case DatabaseBack(seconds) if serving:
                 line = f"the database is back, after {seconds:.1f} s"
             case RedisAway(why):
-                line = f"Redis is away: {why}"
+                line = f"Redis cannot be used: {why}; everything goes on without it, and it is tried again"
             case RedisRefuses(why):
-                line = f"Redis takes nothing new: {why}"
+                line = f"Redis takes nothing new: {why}; what it has is still used, and it is tried again"
             case RedisBack(seconds) if serving:
-                line = f"Redis is back, after {seconds:.1f} s"
+                line = f"Redis is used again, after {seconds:.1f} s"
             case _:
                 line = ""
         if line:
