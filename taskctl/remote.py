@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple, Self, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -97,10 +97,13 @@ class RemoteTasks(TaskService):
         self._at = ""
 
     @classmethod
+    def open(cls, url: str, *, timeout: float) -> AbstractAsyncContextManager[Self]:
+        """Return what opens the connections to a server. Raises ConfigError for an address that is none."""
+        return cls._opened(_base(url), timeout)
+
+    @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, *, timeout: float) -> AsyncIterator[Self]:
-        """Open the connections to a server. Raises ConfigError for an address that is none."""
-        base = _base(url)
+    async def _opened(cls, base: str, timeout: float) -> AsyncIterator[Self]:
         async with aiohttp.ClientSession(raise_for_status=False, max_field_size=FIELD_MAX) as session:
             yield cls(session, base, timeout=timeout)
 

@@ -396,7 +396,7 @@ async def test_what_redis_has_is_not_given_if_somebody_writes_while_it_is_asked(
                 await held.put.wait()
                 tasks._cache.memory.clear()
             tasks._cache.memory.clear()
-            somebody, edit = Loaded(Settings(database_url=url), {}), Edit(task.id, TaskPatch(title="after"))
+            somebody, edit = Loaded(Settings(database_url=url), {}, tmp_path), Edit(task.id, TaskPatch(title="after"))
             held.when_redis_answers = lambda: run_command(lambda own: own.perform(edit), somebody, actor=None)
             held.answer.set()
             with held:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from taskctl import Settings
+from taskctl import Settings, open_tasks
 from taskctl.config import load
 from taskctl.errors import ConfigError
 
@@ -195,3 +195,20 @@ def test_the_manual_explains_every_setting_and_no_other() -> None:
                 else value
             )
             assert re.search(rf"(?<![\w.]){re.escape(str(shown))}(?!\w)", default), (name, default)
+
+
+async def test_the_library_names_the_setting_that_an_address_is_from_and_none_for_one_that_it_was_given(tmp_path: Path) -> None:
+    file = f"sqlite:///{tmp_path}/tasks.db"
+    for setting, settings in (
+        ("database_url", Settings(database_url="http://[")),
+        ("database_url", Settings(database_url="mysql://")),
+        ("redis_url", Settings(database_url=file, redis_url="redis://")),
+    ):
+        with pytest.raises(ConfigError, match=f"^{setting}: .*the address of"):
+            async with open_tasks(settings=settings, cached=True):
+                pass
+    for url in ("http://[", "mysql://", "postgresql://["):
+        with pytest.raises(ConfigError) as caught:
+            async with open_tasks(url):
+                pass
+        assert not caught.value.detail.startswith("database_url")

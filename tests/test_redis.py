@@ -673,6 +673,12 @@ def test_addresses_that_are_none(url: str) -> None:
     assert caught.value.__suppress_context__ or SECRET not in repr(caught.value.__context__)
 
 
+@pytest.mark.parametrize("url", ["redis://localhost/1?db=2", "rediss://localhost/1?db=1", "redis://localhost?db=1&db=2"])
+def test_an_address_names_one_database(url: str) -> None:
+    with pytest.raises(ConfigError, match="twice"):
+        Redis(url)
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

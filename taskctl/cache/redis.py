@@ -640,9 +640,10 @@ class _Place(NamedTuple):
         """Take an address apart. Raises ConfigError, which repeats nothing that could be a password."""
         try:
             parts = urlsplit(url)
-            query = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
+            parameters = parse_qsl(parts.query, strict_parsing=True) if parts.query else []
         except ValueError:
             raise ConfigError("the address of Redis cannot be understood") from None
+        query = dict(parameters)
         scheme = parts.scheme
         if scheme not in ("redis", "rediss", "unix", "redis+sentinel"):
             raise ConfigError("the address of Redis begins with redis://, rediss://, unix:// or redis+sentinel://")
@@ -652,6 +653,8 @@ class _Place(NamedTuple):
             known |= {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
         if query.keys() - known or parts.fragment:
             raise ConfigError(f"the address of Redis takes no parameters here but {', '.join(sorted(known)) or 'none'}")
+        if len(parameters) > len(query):
+            raise ConfigError("the address of Redis has a parameter twice")
         login, _, netloc = parts.netloc.rpartition("@")
         user, _, password = login.partition(":")
         path, service, db = unquote(parts.path), "", parts.path.strip("/")
@@ -674,6 +677,8 @@ class _Place(NamedTuple):
                     raise ConfigError("the address of Sentinels names a service: redis+sentinel://HOST,HOST/SERVICE/DB")
             elif len(hosts) > 1:
                 raise ConfigError("the address of Redis names one host; Sentinels are redis+sentinel://HOST,HOST/SERVICE/DB")
+        if db and "db" in query:
+            raise ConfigError("the address of Redis names a database twice, in its path and as ?db=")
         db = db or query.pop("db", "0")
         if not re.fullmatch("[0-9]{1,5}", db):
             raise ConfigError("the address of Redis names a database that is no number")

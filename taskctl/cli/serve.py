@@ -33,7 +33,7 @@ def serve(
     redis_tasks: Annotated[bool | None, typer.Option(help="Keep single tasks in it, too, not only lists.")] = None,
 ) -> None:
     """Serve the API, on 127.0.0.1:8080 and the same database as the commands, until SIGTERM or ctrl-C."""
-    call = call.with_flags(
+    call.add_flags(
         host=host,
         port=port,
         drain_seconds=drain_seconds,
