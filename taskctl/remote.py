@@ -1,6 +1,7 @@
 """`RemoteTasks`: the tasks of a server, over its API. The same questions, answers and failures as at home."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple, Self, TypeVar, cast
@@ -41,6 +42,7 @@ from taskctl.tasks import (
     TaskQuery,
     TaskService,
     Written,
+    require_at,
 )
 from taskctl.wire import PROBLEM, decode, decode_written, encode_changeset, error, newer
 
@@ -50,6 +52,8 @@ PAGE_MAX = 200
 PATIENCE_SECONDS = 3.0
 """How long after the first attempt another one may begin: enough for a server that is started anew."""
 AT = "X-Taskctl-Seq"
+_PLACE = re.compile("[!-~]{1,255}")
+"""What can be a place in a log. Anything else is in none, and some of it could not even be sent."""
 FIELD_MAX = 256 * 1024
 """The longest header that is read: a `Link` has the whole address of the next page in it, and a filter can be long."""
 _BESIDE = ("/livez", "/readyz", "/version", "/openapi.json", "/docs", "/metrics")
@@ -134,7 +138,8 @@ class RemoteTasks(TaskService):
         return msgspec.structs.replace(written, at=answer.at, replayed=replayed and key is not None)
 
     async def ask(self, query: Query[T], *, at: str = "", fresh: bool = False) -> Read[T]:
-        if at:
+        require_at(at)
+        if _PLACE.fullmatch(at):
             self._at = newer(self._at, at)
         value: Any
         asked: Query[Any] = query
