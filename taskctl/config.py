@@ -163,10 +163,11 @@ def _shown(value: object) -> object:
 
 
 class Loaded(NamedTuple):
-    """Settings, and the level that each of them came from."""
+    """Settings, the level that each of them came from, and the file of that level."""
 
     settings: Settings
     origins: Mapping[str, str]
+    file: Path
 
     @property
     def remote(self) -> str | None:
@@ -175,6 +176,11 @@ class Loaded(NamedTuple):
             return None
         ranks = [LEVELS.index(self.origins[name]) for name in ("server", "database_url")]
         return self.settings.server if ranks[0] < ranks[1] else None
+
+    def placed(self, e: ConfigError) -> ConfigError:
+        """Return the failure of a setting with where that was set: by which flag or variable, or in which file."""
+        level = self.origins.get(e.setting, "default")
+        return e if level == "default" else e.of(_where(level, e.setting, self.file))
 
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None) -> Loaded:
@@ -206,7 +212,7 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
         for name, value in levels[level].items():
             values[name] = _value(name, value, _where(level, name, path))
             origins[name] = level
-    return Loaded(Settings(**values), origins)
+    return Loaded(Settings(**values), origins, path)
 
 
 def _value(name: str, value: Any, where: str) -> Any:

@@ -128,11 +128,11 @@ class Logs:
             case DatabaseBack(seconds) if self._serving:
                 log.info("the database is back", seconds=round(seconds, 1))
             case RedisAway(why):
-                log.warning("Redis is away", why=why)
+                log.warning("Redis cannot be used, and is tried again", why=why)
             case RedisRefuses(why):
-                log.warning("Redis takes nothing new", why=why)
+                log.warning("Redis takes nothing new, and is tried again", why=why)
             case RedisBack(seconds) if self._serving:
-                log.info("Redis is back", seconds=round(seconds, 1))
+                log.info("Redis is used again", seconds=round(seconds, 1))
             case CertificateRenewed():
                 log.info("the certificate was read again")
             case CertificateKept(why):

@@ -1,8 +1,9 @@
 """`RemoteTasks`: the tasks of a server, over its API. The same questions, answers and failures as at home."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple, Self, TypeVar, cast
 from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import uuid4
@@ -42,6 +43,7 @@ from taskctl.tasks import (
     TaskQuery,
     TaskService,
     Written,
+    require_at,
 )
 from taskctl.wire import PROBLEM, decode, decode_written, encode, encode_changeset, error, newer
 
@@ -51,6 +53,8 @@ PAGE_MAX = 200
 PATIENCE_SECONDS = 3.0
 """How long after the first attempt another one may begin: enough for a server that is started anew."""
 AT = "X-Taskctl-Seq"
+_PLACE = re.compile("[!-~]{1,255}")
+"""What can be a place in a log. Anything else is in none, and some of it could not even be sent."""
 FIELD_MAX = 256 * 1024
 """The longest header that is read: a `Link` has the whole address of the next page in it, and a filter can be long."""
 NOT_THEIRS = "a server decides itself which workspace it shows, by the token; leave the workspace out"
@@ -99,10 +103,16 @@ class RemoteTasks(TaskService):
         self._at = ""
 
     @classmethod
+    def open(cls, url: str, *, timeout: float, token: str = "") -> AbstractAsyncContextManager[Self]:
+        """Return what opens the connections to a server, which is shown a token if there is one.
+
+        Raises ConfigError for an address that is none.
+        """
+        return cls._opened(_base(url), timeout, token)
+
+    @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, *, timeout: float, token: str = "") -> AsyncIterator[Self]:
-        """Open the connections to a server that is shown a token, if there is one. Raises ConfigError for what is no address."""
-        base = _base(url)
+    async def _opened(cls, base: str, timeout: float, token: str) -> AsyncIterator[Self]:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with aiohttp.ClientSession(headers=headers, raise_for_status=False, max_field_size=FIELD_MAX) as session:
             yield cls(session, base, timeout=timeout)
@@ -136,7 +146,8 @@ class RemoteTasks(TaskService):
         return msgspec.structs.replace(written, at=answer.at, replayed=replayed and key is not None)
 
     async def ask(self, query: Query[T], *, at: str = "", fresh: bool = False) -> Read[T]:
-        if at:
+        require_at(at)
+        if _PLACE.fullmatch(at):
             self._at = newer(self._at, at)
         value: Any
         asked: Query[Any] = query

@@ -5,8 +5,8 @@ What is slow to import is imported where it is used: a local command needs no ev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -59,7 +59,7 @@ async def open_tasks(
     url = url or settings.database_url
     if url.startswith(("http://", "https://")):
         _require_no_workspace(workspace)
-        async with _open_remote(url, settings) as remote:
+        async with _open_remote(url, settings, _database_setting(url, settings)) as remote:
             yield remote
     else:
         opened = _open_database(url, settings, workspace, actor, source, observer, checked=checked, cached=cached)
@@ -142,7 +142,8 @@ async def _cache(
         if settings.redis_url:
             from taskctl.cache.redis import Redis
 
-            shared = Redis(settings.redis_url, password_file=settings.redis_password_file, observer=observer)
+            with _value_of("redis_url"):
+                shared = Redis(settings.redis_url, password_file=settings.redis_password_file, observer=observer)
             stack.push_async_callback(shared.close)
         lease: Lease = Moments()
         if file is not None:
@@ -188,10 +189,29 @@ def is_postgres(url: str) -> bool:
     return url.startswith(("postgresql://", "postgres://"))
 
 
-def _open_remote(url: str, settings: Settings) -> AbstractAsyncContextManager[RemoteTasks]:
+@contextmanager
+def _value_of(setting: str) -> Iterator[None]:
+    """Have what is wrong with a value say which setting it is the value of."""
+    try:
+        yield
+    except ConfigError as e:
+        raise e.of(setting) from None
+
+
+def _database_setting(url: str, settings: Settings) -> str:
+    """Return the name of the setting that an address is from; nothing if the program itself has given it."""
+    return "database_url" if url == settings.database_url else ""
+
+
+def _open_remote(url: str, settings: Settings, setting: str) -> AbstractAsyncContextManager[RemoteTasks]:
+    """Return the tasks of a server, to be entered. setting: the one that the URL is from, if any.
+
+    Raises ConfigError for an address that is none.
+    """
     from taskctl.remote import RemoteTasks
 
-    return RemoteTasks.open(url, timeout=settings.server_timeout)
+    with _value_of(setting):
+        return RemoteTasks.open(url, timeout=settings.server_timeout)
 
 
 @asynccontextmanager
@@ -221,7 +241,7 @@ def run_command(
     settings = loaded.settings
 
     async def remote(url: str) -> T:
-        async with _open_remote(url, settings) as tasks:
+        async with _open_remote(url, settings, "server") as tasks:
             return await command(tasks)
 
     async def database() -> T:
@@ -268,7 +288,7 @@ def run_access(command: Callable[[AccessService], Coroutine[Any, Any, T]], loade
         from taskctl.remote import RemoteAccess
 
         async def remote(url: str) -> T:
-            async with _open_remote(url, loaded.settings) as tasks:
+            async with _open_remote(url, loaded.settings, "server") as tasks:
                 return await command(RemoteAccess(tasks))
 
         return asyncio.run(remote(url))
@@ -287,10 +307,8 @@ def call_api(loaded: Loaded, method: str, path: str, headers: Sequence[tuple[str
     """Send a request to the server that the settings name, as it is, and return its answer, whatever it is."""
     import asyncio
 
-    from taskctl.remote import RemoteTasks
-
     async def call(url: str) -> Answered:
-        async with RemoteTasks.open(url, timeout=loaded.settings.server_timeout) as remote:
+        async with _open_remote(url, loaded.settings, "server") as remote:
             return await remote.raw(method, path, headers, body)
 
     if not loaded.remote:
@@ -302,7 +320,10 @@ def database_path(url: str) -> Path:
     """Return the file that a `sqlite:///` URL names: three slashes for a relative path, four for an absolute one."""
     if not url:
         return default_database()
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half of a bracket
+        parts = urlsplit("")
     if parts.scheme != "sqlite":
         raise ConfigError(
             f"{_shown(url)} is not the address of a database; sqlite:///PATH or postgresql://HOST/DATABASE was expected"
@@ -330,13 +351,15 @@ def _shown(url: str) -> str:
 def _place(url: str, settings: Settings) -> Place:
     from taskctl.storage.libpq import place
 
-    return place(url, settings.database_password_file)
+    with _value_of(_database_setting(url, settings)):
+        return place(url, settings.database_password_file)
 
 
 def _file(url: str, settings: Settings, observer: Observer) -> File:
     from taskctl.storage.sqlite import File
 
-    path = database_path(url)
+    with _value_of(_database_setting(url, settings)):
+        path = database_path(url)
     if not url:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from taskctl import config, wiring
 from taskctl.access import AccessService
 from taskctl.cli.terminal import tell, tell_json, tell_lines
-from taskctl.errors import TaskctlError, UsageError
+from taskctl.errors import ConfigError, TaskctlError, UsageError
 from taskctl.observe import Event, StatementDone, ignore
 from taskctl.tasks import Source, TaskService
 
@@ -74,12 +74,16 @@ class Call:
     """What a command works with: its settings, its output, and the tasks."""
 
     def __init__(self, flags: Flags) -> None:
-        self.flags = flags
         self.quiet: bool = flags.get("quiet", False)
         self.verbose: bool = flags.get("verbose", False)
-        self.loaded = config.load({n: v for n, v in flags.items() if n not in ("quiet", "verbose")})
-        self.settings = self.loaded.settings
         self.failed = False
+        self._flags = {n: v for n, v in flags.items() if n not in ("quiet", "verbose")}
+        self.loaded = config.load(self._flags)
+
+    @property
+    def settings(self) -> config.Settings:
+        """What is set, by flags and otherwise."""
+        return self.loaded.settings
 
     def tasks(self, command: Callable[[TaskService], Coroutine[Any, Any, T]], source: Source = "cli") -> T:
         """Run the command on the tasks that the settings name."""
@@ -90,9 +94,10 @@ class Call:
         """Run the command on the tokens and workspaces of the place that the settings name."""
         return wiring.run_access(command, self.loaded, actor=_user())
 
-    def with_flags(self, **flags: object) -> "Call":
-        """Return the call with further flags; None is one that was not given."""
-        return Call({**self.flags, **{name: value for name, value in flags.items() if value is not None}})
+    def add_flags(self, **flags: object) -> None:
+        """Take in the flags that only this command has; None is one that was not given."""
+        self._flags |= {name: value for name, value in flags.items() if value is not None}
+        self.loaded = config.load(self._flags)
 
     @property
     def workspace(self) -> str | None:
@@ -167,6 +172,8 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
                 function(call, **values)
             except BrokenPipeError:  # typer would make it a 1
                 return reader_gone()
+            except ConfigError as e:
+                raise call.loaded.placed(e) from None
             return PARTLY if call.failed else 0
 
         run.__name__, run.__doc__ = function.__name__, function.__doc__

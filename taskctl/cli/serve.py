@@ -49,7 +49,7 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="The least that is told: debug, info, warning or error.")] = None,
 ) -> None:
     """Serve the API, on 127.0.0.1:8080 and the same database as the commands, until SIGTERM or ctrl-C."""
-    call = call.with_flags(
+    call.add_flags(
         host=host,
         port=port,
         drain_seconds=drain_seconds,
