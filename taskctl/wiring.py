@@ -46,21 +46,30 @@ async def open_tasks(
     observer: Observer = ignore,
     checked: bool = True,
     cached: bool = False,
+    token: str | None = None,
 ) -> AsyncIterator[TaskService]:
     """Open the tasks of a place: `sqlite:///tasks.db`, `postgresql://HOST/DATABASE`, or the `https://` address of a server.
 
     url: the place; without one, the `database_url` of the settings. workspace: which tasks there. actor, source: who writes,
     as the log will tell. checked: whether to see now that there are tasks to be had; otherwise the first use tells.
     cached: whether answers are remembered, as `taskctl serve` does it: for a process that lives long and reads much.
+    token: for a server that asks for one; else the one in the settings' `token_file`, or what `taskctl auth login` has stored.
 
-    Raises ConfigError for an address that cannot be used, Unavailable or SchemaOutdated if there are no tasks to be had.
+    Raises ConfigError for an address or a token that cannot be used, Unavailable or SchemaOutdated if there are no tasks.
     """
     settings = settings or Settings()
     url = url or settings.database_url
     if url.startswith(("http://", "https://")):
+        import asyncio
+
+        from taskctl.logins import choose, named_by, open_remote
+
         _require_no_workspace(workspace)
-        async with _open_remote(url, settings) as remote:
+        chosen = await asyncio.to_thread(choose, url, named_by(settings, token or ""))  # it reads files, or asks the keyring
+        async with open_remote(url, settings, chosen.credential) as remote:
             yield remote
+    elif token is not None:
+        raise ConfigError("a database asks for no token; leave it out")
     else:
         opened = _open_database(url, settings, workspace, actor, source, observer, checked=checked, cached=cached)
         async with opened as (tasks, _):
@@ -188,10 +197,10 @@ def is_postgres(url: str) -> bool:
     return url.startswith(("postgresql://", "postgres://"))
 
 
-def _open_remote(url: str, settings: Settings) -> AbstractAsyncContextManager[RemoteTasks]:
-    from taskctl.remote import RemoteTasks
+def _open_remote(url: str, loaded: Loaded) -> AbstractAsyncContextManager[RemoteTasks]:
+    from taskctl.logins import choose, open_remote
 
-    return RemoteTasks.open(url, timeout=settings.server_timeout)
+    return open_remote(url, loaded.settings, choose(url, loaded.tokens).credential)
 
 
 @asynccontextmanager
@@ -221,7 +230,7 @@ def run_command(
     settings = loaded.settings
 
     async def remote(url: str) -> T:
-        async with _open_remote(url, settings) as tasks:
+        async with _open_remote(url, loaded) as tasks:
             return await command(tasks)
 
     async def database() -> T:
@@ -268,7 +277,7 @@ def run_access(command: Callable[[AccessService], Coroutine[Any, Any, T]], loade
         from taskctl.remote import RemoteAccess
 
         async def remote(url: str) -> T:
-            async with _open_remote(url, loaded.settings) as tasks:
+            async with _open_remote(url, loaded) as tasks:
                 return await command(RemoteAccess(tasks))
 
         return asyncio.run(remote(url))
@@ -287,10 +296,8 @@ def call_api(loaded: Loaded, method: str, path: str, headers: Sequence[tuple[str
     """Send a request to the server that the settings name, as it is, and return its answer, whatever it is."""
     import asyncio
 
-    from taskctl.remote import RemoteTasks
-
     async def call(url: str) -> Answered:
-        async with RemoteTasks.open(url, timeout=loaded.settings.server_timeout) as remote:
+        async with _open_remote(url, loaded) as remote:
             return await remote.raw(method, path, headers, body)
 
     if not loaded.remote:

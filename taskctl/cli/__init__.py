@@ -20,6 +20,7 @@ _NOUNS: Mapping[str, str] = {
     "db": "taskctl.cli.db",
     "api": "taskctl.cli.api",
     "cache": "taskctl.cli.cache",
+    "auth": "taskctl.cli.auth",
     "token": "taskctl.cli.token",
     "workspace": "taskctl.cli.workspace",
     "version": "taskctl.cli.version",

@@ -9,6 +9,7 @@ import typer
 from taskctl import wiring
 from taskctl.cli.call import Call, command
 from taskctl.cli.output import show_bytes
+from taskctl.config import TOKEN_WAYS
 from taskctl.errors import UsageError, by_status
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -56,6 +57,8 @@ def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip() or set("\r\n") & set(text):
         raise UsageError(f"{text!r} is not a header; NAME: VALUE was expected")
+    if name.strip().lower() == "authorization":
+        raise UsageError(f"no token belongs on a command line, where others see it: {TOKEN_WAYS}")
     return name.strip(), value.strip()
 
 
