@@ -270,6 +270,24 @@ class Me(msgspec.Struct, frozen=True):
     expires_at: datetime | None
 
 
+class Login(msgspec.Struct, kw_only=True):
+    """What is known of our token for a server, and where it is from.
+
+    state: `good`; `not needed` on a server that asks for none; `none` if it asks and there is none; `unavailable` if it could not
+    be asked; else why it is refused: `revoked`, `expired`, `unknown`. detail: the same in a sentence, unless it is fine.
+    """
+
+    server: str
+    token: str | None = None
+    name: str | None = None
+    workspace: str | None = None
+    scopes: tuple[Scope, ...] = ()
+    expires_at: datetime | None = None
+    source: str | None = None
+    state: str
+    detail: str | None = None
+
+
 class Known(NamedTuple):
     """A token, and the hash of its secret."""
 

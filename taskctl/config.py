@@ -6,7 +6,7 @@ in the file. docs/settings.md lists them; a test fails for one that it does not 
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
@@ -16,6 +16,8 @@ from taskctl.errors import ConfigError
 
 Output = Literal["table", "wide", "json", "ndjson", "yaml", "csv", "ids"]
 PREFIX: Final = "TASKCTL_"
+TOKEN: Final = "TASKCTL_TOKEN"  # noqa: S105  # the name of a variable
+TOKEN_WAYS: Final = f"`taskctl auth login` stores a token, {TOKEN} holds one, and token_file names a file that does"
 LEVELS: Final = ("flag", "environment", "file", "default")
 
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
@@ -34,6 +36,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_password_file: str = ""
     database_connections: int = 12
     server: str | None = None
+    token_file: str = ""
+    ca_file: str = ""
+    allow_http: bool = False
     workspace: str = "default"
     output: Output = "table"
     color: bool = True
@@ -162,12 +167,31 @@ def _shown(value: object) -> object:
     return f"{scheme}://[secret]@{place}" if at and ":" in user else value
 
 
+class NamedToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token for a server, or the file that has it, as it was named at one level.
+
+    where: how it is named. server: the one that it belongs to, named at the same level or a lower one; None if none is.
+    """
+
+    where: str
+    secret: str = ""
+    file: str = ""
+    server: str | None = None
+
+    def __repr__(self) -> str:
+        return f"NamedToken({self.where!r})"
+
+
 class Loaded(NamedTuple):
-    """Settings, the level that each of them came from, and the file of that level."""
+    """Settings, the level that each of them came from, and the file of that level.
+
+    tokens: those that were named, of the highest level first.
+    """
 
     settings: Settings
     origins: Mapping[str, str]
     file: Path
+    tokens: Sequence[NamedToken] = ()
 
     @property
     def remote(self) -> str | None:
@@ -212,7 +236,21 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
         for name, value in levels[level].items():
             values[name] = _value(name, value, _where(level, name, path))
             origins[name] = level
-    return Loaded(Settings(**values), origins, path)
+    return Loaded(Settings(**values), origins, path, _tokens(levels, environment.get(TOKEN, ""), path))
+
+
+def _tokens(levels: Mapping[str, Mapping[str, Any]], secret: str, path: Path) -> list[NamedToken]:
+    found = []
+    for index, level in enumerate(LEVELS[:-1]):
+        server = next((named for lower in LEVELS[index:-1] if (named := levels[lower].get("server"))), None)
+        file = levels[level].get("token_file")
+        if secret and level == "environment":
+            if file:
+                raise ConfigError(f"{TOKEN} and {_where(level, 'token_file', path)} are both set; one token at a time")
+            found.append(NamedToken(where=TOKEN, secret=secret, server=server))
+        elif file:
+            found.append(NamedToken(where=_where(level, "token_file", path), file=file, server=server))
+    return found
 
 
 def _value(name: str, value: Any, where: str) -> Any:
@@ -246,6 +284,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"the settings in {path} cannot be read: {getattr(e, 'strerror', None) or e}") from None
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(f"{path} is not TOML: {e}") from None
+    if "token" in found:
+        raise ConfigError(f"{path} sets 'token', and a secret does not belong there: {TOKEN_WAYS}")
     if unknown := found.keys() - set(Settings.__struct_fields__):
         raise ConfigError(f"{path} sets {min(unknown)!r}, which is not a setting")
     return found

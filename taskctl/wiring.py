@@ -46,21 +46,31 @@ async def open_tasks(
     observer: Observer = ignore,
     checked: bool = True,
     cached: bool = False,
+    token: str | None = None,
 ) -> AsyncIterator[TaskService]:
     """Open the tasks of a place: `sqlite:///tasks.db`, `postgresql://HOST/DATABASE`, or the `https://` address of a server.
 
     url: the place; without one, the `database_url` of the settings. workspace: which tasks there. actor, source: who writes,
     as the log will tell. checked: whether to see now that there are tasks to be had; otherwise the first use tells.
     cached: whether answers are remembered, as `taskctl serve` does it: for a process that lives long and reads much.
+    token: for a server that asks for one; else the one in the settings' `token_file`, or what `taskctl auth login` has stored.
 
-    Raises ConfigError for an address that cannot be used, Unavailable or SchemaOutdated if there are no tasks to be had.
+    Raises ConfigError for an address or a token that cannot be used, Unavailable or SchemaOutdated if there are no tasks.
     """
     settings = settings or Settings()
     url = url or settings.database_url
     if url.startswith(("http://", "https://")):
+        import asyncio
+
+        from taskctl.logins import choose, named_by, open_remote
+
         _require_no_workspace(workspace)
-        async with _open_remote(url, settings, _database_setting(url, settings)) as remote:
+        _require_address(url, _database_setting(url, settings))
+        chosen = await asyncio.to_thread(choose, url, named_by(settings, token or ""))  # it reads files, or asks the keyring
+        async with open_remote(url, settings, chosen.credential) as remote:
             yield remote
+    elif token is not None:
+        raise ConfigError("a database asks for no token; leave it out")
     else:
         opened = _open_database(url, settings, workspace, actor, source, observer, checked=checked, cached=cached)
         async with opened as (tasks, _):
@@ -203,15 +213,19 @@ def _database_setting(url: str, settings: Settings) -> str:
     return "database_url" if url == settings.database_url else ""
 
 
-def _open_remote(url: str, settings: Settings, setting: str) -> AbstractAsyncContextManager[RemoteTasks]:
-    """Return the tasks of a server, to be entered. setting: the one that the URL is from, if any.
-
-    Raises ConfigError for an address that is none.
-    """
-    from taskctl.remote import RemoteTasks
+def _require_address(url: str, setting: str) -> None:
+    """Raise ConfigError for what is no address of a server. setting: the one that it is from, if any."""
+    from taskctl.remote import api_address
 
     with _value_of(setting):
-        return RemoteTasks.open(url, timeout=settings.server_timeout)
+        api_address(url)
+
+
+def _open_remote(url: str, loaded: Loaded) -> AbstractAsyncContextManager[RemoteTasks]:
+    from taskctl.logins import choose, open_remote
+
+    _require_address(url, "server")
+    return open_remote(url, loaded.settings, choose(url, loaded.tokens).credential)
 
 
 @asynccontextmanager
@@ -241,7 +255,7 @@ def run_command(
     settings = loaded.settings
 
     async def remote(url: str) -> T:
-        async with _open_remote(url, settings, "server") as tasks:
+        async with _open_remote(url, loaded) as tasks:
             return await command(tasks)
 
     async def database() -> T:
@@ -288,7 +302,7 @@ def run_access(command: Callable[[AccessService], Coroutine[Any, Any, T]], loade
         from taskctl.remote import RemoteAccess
 
         async def remote(url: str) -> T:
-            async with _open_remote(url, loaded.settings, "server") as tasks:
+            async with _open_remote(url, loaded) as tasks:
                 return await command(RemoteAccess(tasks))
 
         return asyncio.run(remote(url))
@@ -308,7 +322,7 @@ def call_api(loaded: Loaded, method: str, path: str, headers: Sequence[tuple[str
     import asyncio
 
     async def call(url: str) -> Answered:
-        async with _open_remote(url, loaded.settings, "server") as remote:
+        async with _open_remote(url, loaded) as remote:
             return await remote.raw(method, path, headers, body)
 
     if not loaded.remote:
