@@ -119,6 +119,8 @@ class Logs:
                     about["workspace"] = event.workspace
                 if event.token:
                     about["token"] = event.token
+                if event.address:
+                    about["address"] = event.address
                 (log.info if status < 500 else log.error if status == 500 else log.warning)("request", **about)
             case Audited(action):
                 about = {name: value for name, value in event._asdict().items() if value and name != "action"}

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple, TypeAlias
 class RequestDone(NamedTuple):
     """An HTTP request was answered. route: its template, or "" if none fitted; seconds: until the answer was ready.
 
-    workspace, token: whose it was, and the id of the token that says so; "" where nobody had to say, or could.
+    workspace, token: whose it was, and the id of the token that says so; "" where nobody had to say, or could. address: where it
+    came from.
     """
 
     method: str
@@ -22,6 +23,7 @@ class RequestDone(NamedTuple):
     request_id: str
     workspace: str = ""
     token: str = ""
+    address: str = ""
 
 
 class Audited(NamedTuple):

@@ -501,7 +501,7 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
         checked = settings.migrate != "off"
         database = _open_database(url, settings, workspace, None, "api", observer, checked=checked, cached=cached)
         async with database as (tasks, driver):
-            tokens = SqlTokens(driver) if settings.auth == "tokens" else None
+            tokens = SqlTokens(driver, observer) if settings.auth == "tokens" else None
             if tokens is not None and checked:
                 await tokens.ready()
             yield Opened(tasks, workspace, tokens)
@@ -516,7 +516,15 @@ def open_to_strangers(settings: Settings) -> bool:
     """
     from taskctl.server.serve import is_loopback
 
-    if settings.auth != "none" or is_loopback(settings.host):
+    if settings.auth != "none":
+        return False
+    for name, many in (("cors_origins", origins_of(settings)), ("allowed_hosts", hosts_of(settings))):
+        if "*" in many and not settings.allow_anonymous:
+            raise ConfigError(
+                f"{name} is *, and so every page in a browser that can reach the server could read and change all tasks: --auth "
+                f"tokens lets in who has a token, --allow-anonymous everybody; or name those that are meant"
+            )
+    if is_loopback(settings.host):
         return False
     if not settings.allow_anonymous:
         raise ConfigError(

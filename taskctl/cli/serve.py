@@ -106,7 +106,7 @@ def _serve(call: Call, logs: Logs) -> None:
     if wiring.open_to_strangers(settings):
         where = settings.host or "this machine"
         told = f"whoever can reach {where} can read and change all tasks: no token is needed"
-        logs.say(f"warning: {told}", "open to everybody", "warning", host=settings.host)
+        logs.say(f"warning: {told}", "open to everybody", "error", host=settings.host)
     if settings.migrate == "auto":
         before, after = wiring.upgrade(settings)
         if before != after:

@@ -31,7 +31,7 @@ from taskctl.server import access, docs, names, probes, reports, tasks
 from taskctl.server.admission import LIMITS, Admission, Needs, Opened
 from taskctl.server.doors import DOORS, Doors
 from taskctl.server.openapi import MERGE_PATCH
-from taskctl.server.requests import ADMISSION, ADMITTED, BODY_MAX, OBSERVER, OPENED, STATE, State, expects_to_go_on, where_from
+from taskctl.server.requests import ADMISSION, ADMITTED, BODY_MAX, OPENED, STATE, State, expects_to_go_on, where_from
 from taskctl.wire import PROBLEM, encode, etag, problem
 
 _OURS = secrets.token_hex(8)
@@ -56,7 +56,6 @@ def make_app(
     state = State()
     app = web.Application(middlewares=[_every_request(observer, doors, state)])
     app[STATE] = state
-    app[OBSERVER] = observer
     app[DOORS] = doors
     app.cleanup_ctx.append(service)
     routes = [*probes.routes(), *tasks.routes(), *reports.routes(), *access.routes(), *docs.routes()]
@@ -111,6 +110,10 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
             response = answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
         finally:
             state.in_flight -= 1
+        admitted = request.get(ADMITTED)
+        if admitted is not None and admitted.access is not None:  # who asks decides what there is at an address
+            vary = response.headers.get(names.VARY)
+            response.headers[names.VARY] = f"{vary}, Authorization" if vary else "Authorization"
         doors.leave(request, response)
         seconds = time.perf_counter() - started
         method, status, headers = request.method, response.status, response.headers
@@ -122,9 +125,10 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
             headers.update(request[LIMITS])
         if state.draining:
             response.force_close()
-        admitted = request.get(ADMITTED)
-        whose = (admitted.caller.workspace, admitted.caller.token) if admitted is not None else ("", "")
-        observer(RequestDone(method, request.rel_url.raw_path, route, status, seconds, request_id, *whose))
+        workspace, token = (admitted.caller.workspace, admitted.caller.token) if admitted is not None else ("", "")
+        address = doors.address_of(request)
+        path = request.rel_url.raw_path
+        observer(RequestDone(method, path, route, status, seconds, request_id, workspace, token, address))
         return response
 
     return middleware

@@ -21,7 +21,6 @@ from taskctl.errors import (
     UnsupportedMediaType,
 )
 from taskctl.filters import zone_of
-from taskctl.observe import Observer
 from taskctl.server import names
 from taskctl.server.admission import Admission, Admitted, Opened, require_access
 from taskctl.tasks import IdempotencyKey, Query, Read, TaskService
@@ -45,7 +44,6 @@ class State:
 
 
 OPENED: Final = web.AppKey("taskctl.opened", Opened)
-OBSERVER: Final[web.AppKey[Observer]] = web.AppKey("taskctl.observer")
 ADMISSION: Final = web.AppKey("taskctl.admission", Admission)
 ADMITTED: Final = web.RequestKey("taskctl.admitted", Admitted)
 STATE: Final = web.AppKey("taskctl.state", State)
@@ -115,6 +113,7 @@ async def json_body(request: web.Request, *more_types: str) -> Any:
             async with asyncio.timeout(BODY_SECONDS):
                 # An outer application has a limit of its own; ours holds wherever we are mounted.
                 body = await request.clone(client_max_size=BODY_MAX).read()
+            await request.app[ADMISSION].again(request, request.match_info.handler.needs)  # type: ignore[attr-defined]
         request[BODY] = body
     except TimeoutError:
         raise RequestTimedOut(f"the body has not arrived within {BODY_SECONDS:g} seconds") from None
