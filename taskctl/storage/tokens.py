@@ -58,7 +58,7 @@ class SqlTokens:
         return SqlAccess(self._driver, caller)
 
     async def find(self, id: str) -> Known | None:
-        rows = await self._driver.fetch(f"{_TOKENS} WHERE (tokens.id = ?)", [id], fixed=True)
+        rows = await self._driver.fetch(f"{_TOKENS} WHERE (tokens.id = ?)", [id], fixed=True, name="token")
         return _known(rows[0]) if rows else None
 
     async def used(self, when: Mapping[str, datetime]) -> None:
@@ -82,7 +82,9 @@ class SqlAccess(AccessService):
     async def tokens(self, workspace: str | None = None) -> Tokens:
         self._caller.require("admin")
         place = self._caller.place(workspace)
-        rows = await self._driver.fetch(f"{_TOKENS} WHERE (workspaces.name = ?) ORDER BY created_at DESC, tokens.id", [place])
+        rows = await self._driver.fetch(
+            f"{_TOKENS} WHERE (workspaces.name = ?) ORDER BY created_at DESC, tokens.id", [place], name="access"
+        )
         if not rows:
             await self._driver.read(lambda connection: _workspace(connection, place))
         return Tokens(tuple(_known(row).token for row in rows))
@@ -96,7 +98,7 @@ class SqlAccess(AccessService):
         async def write(connection: Connection) -> Token:
             await connection.run(connection.dialect.lock, [place])
             workspace = await _workspace(connection, place)
-            [(now,)] = await connection.fetch(f"SELECT {connection.dialect.now}")
+            [(now,)] = await connection.fetch(f"SELECT {connection.dialect.now}", name="access")
             # An expired token is worth as little as a revoked one, and lets go of its name.
             await connection.run(
                 "UPDATE tokens SET revoked_at = expires_at WHERE workspace_id = ? AND name = ? AND revoked_at IS NULL "
@@ -104,7 +106,7 @@ class SqlAccess(AccessService):
                 [workspace, new.name, now],
             )
             sql = "SELECT 1 FROM tokens WHERE workspace_id = ? AND name = ? AND revoked_at IS NULL"
-            if await connection.fetch(sql, [workspace, new.name]):
+            if await connection.fetch(sql, [workspace, new.name], name="access"):
                 raise taken("token in use called", new.name)
             token = Token(
                 id=id,
@@ -130,7 +132,7 @@ class SqlAccess(AccessService):
 
         async def write(connection: Connection) -> None:
             sql = "SELECT workspaces.name FROM tokens JOIN workspaces ON workspaces.id = workspace_id WHERE (tokens.id = ?)"
-            rows = await connection.fetch(sql, [id]) if TOKEN_ID.fullmatch(id) else []
+            rows = await connection.fetch(sql, [id], name="access") if TOKEN_ID.fullmatch(id) else []
             if not rows or not (self._caller.is_keeper or rows[0][0] == self._caller.workspace):
                 raise no_token(id)
             sql = f"UPDATE tokens SET revoked_at = {connection.dialect.now} WHERE id = ? AND revoked_at IS NULL"
@@ -140,7 +142,7 @@ class SqlAccess(AccessService):
 
     async def workspaces(self) -> Workspaces:
         self._caller.require_keeper()
-        rows = await self._driver.fetch("SELECT name FROM workspaces ORDER BY name")
+        rows = await self._driver.fetch("SELECT name FROM workspaces ORDER BY name", name="access")
         return Workspaces(tuple(Workspace(*row) for row in rows))
 
     async def add_workspace(self, name: str) -> Workspace:
@@ -149,7 +151,7 @@ class SqlAccess(AccessService):
 
         async def write(connection: Connection) -> None:
             await connection.run(connection.dialect.lock, [HOME])  # so that no two are given the same number
-            rows = await connection.fetch("SELECT id, name FROM workspaces")
+            rows = await connection.fetch("SELECT id, name FROM workspaces", name="access")
             if name in (other for _, other in rows):
                 raise taken("workspace", name)
             await connection.insert("workspaces", ("id", "name"), [(1 + max(number for number, _ in rows), name)])
@@ -160,7 +162,7 @@ class SqlAccess(AccessService):
 
 async def _workspace(connection: Connection, name: str) -> int:
     """Return the number of a workspace. Raises NotFound."""
-    rows = await connection.fetch("SELECT id FROM workspaces WHERE name = ?", [name])
+    rows = await connection.fetch("SELECT id FROM workspaces WHERE name = ?", [name], name="access")
     if not rows:
         raise NotFound(f"there is no workspace {name!r:.100}")
     return cast(int, rows[0][0])
