@@ -51,6 +51,8 @@ def serve(
     redis_url: Annotated[str | None, typer.Option(help="A Redis that several servers share as a second cache.")] = None,
     redis_password_file: Annotated[str | None, typer.Option(help="The file with its password.")] = None,
     redis_tasks: Annotated[bool | None, typer.Option(help="Keep single tasks in it, too, not only lists.")] = None,
+    metrics: Annotated[bool | None, typer.Option(help="Tell Prometheus at /metrics what happens.")] = None,
+    metrics_address: Annotated[str | None, typer.Option(help="HOST:PORT for /metrics alone.")] = None,
 ) -> None:
     """Serve the API, on 127.0.0.1:8080 and the same database as the commands, until SIGTERM or ctrl-C."""
     call = call.with_flags(
@@ -73,6 +75,8 @@ def serve(
         redis_url=redis_url,
         redis_password_file=redis_password_file,
         redis_tasks=redis_tasks,
+        metrics=metrics,
+        metrics_address=metrics_address,
     )
     if call.loaded.remote:
         raise UsageError(f"a server serves a database, and {call.loaded.remote} is a server already")

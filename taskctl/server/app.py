@@ -25,14 +25,15 @@ from taskctl.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from taskctl.observe import Observer, RequestDone
-from taskctl.server import access, docs, probes, reports, tasks
+from taskctl.observe import Observer, RateLimited, RequestDone
+from taskctl.server import access, docs, probes, reports, scrape, tasks
 from taskctl.server.admission import LIMITS, Admission, Needs, Opened
 from taskctl.server.doors import DOORS, Doors
 from taskctl.server.openapi import MERGE_PATCH
 from taskctl.server.requests import (
     ADMISSION,
     ADMITTED,
+    BODY,
     BODY_MAX,
     OBSERVER,
     OPENED,
@@ -42,6 +43,7 @@ from taskctl.server.requests import (
     expects_to_go_on,
     where_from,
 )
+from taskctl.server.scrape import SCRAPE, Scrape
 from taskctl.wire import PROBLEM, encode, etag, problem
 
 _OURS = secrets.token_hex(8)
@@ -51,9 +53,15 @@ _log = logging.getLogger("taskctl.server")
 
 
 def make_app(
-    open_service: Callable[[], AbstractAsyncContextManager[Opened]], observer: Observer, doors: Doors | None = None
+    open_service: Callable[[], AbstractAsyncContextManager[Opened]],
+    observer: Observer,
+    doors: Doors | None = None,
+    metrics: Scrape | None = None,
 ) -> web.Application:
-    """Return the application. It opens what it serves when it starts and closes it when it is cleaned up."""
+    """Return the application. It opens what it serves when it starts and closes it when it is cleaned up.
+
+    metrics: what `/metrics` tells, None if it tells nothing.
+    """
     doors = doors or Doors()
 
     async def service(app: web.Application) -> AsyncIterator[None]:
@@ -67,8 +75,9 @@ def make_app(
     app[STATE] = State()
     app[OBSERVER] = observer
     app[DOORS] = doors
+    app[SCRAPE] = metrics
     app.cleanup_ctx.append(service)
-    routes = [*probes.routes(), *tasks.routes(), *reports.routes(), *access.routes(), *docs.routes()]
+    routes = [*probes.routes(), *scrape.routes(), *tasks.routes(), *reports.routes(), *access.routes(), *docs.routes()]
     assert all(hasattr(route.handler, "needs") for route in routes), "every handler says what it needs of who asks"
     app.add_routes(web.route(r.method, r.path, r.handler, **{**r.kwargs, "expect_handler": _expect}) for r in routes)
     return app
@@ -112,6 +121,8 @@ def _every_request(observer: Observer, doors: Doors) -> Middleware:
                 response = await handler(request)
         except TaskctlError as e:
             response = answer(e, request_id)
+            if isinstance(e, TooManyRequests):
+                observer(RateLimited(e.extra["limit"]))
         except web.HTTPException as e:
             response = answer(_told(e, request), request_id)
         except Exception:
@@ -130,8 +141,10 @@ def _every_request(observer: Observer, doors: Doors) -> Middleware:
         if app[STATE].draining:
             response.force_close()
         admitted = request.get(ADMITTED)
-        whose = (admitted.caller.workspace, admitted.caller.token) if admitted is not None else ("", "")
-        observer(RequestDone(request.method, request.rel_url.raw_path, route, response.status, seconds, request_id, *whose))
+        workspace, token = (admitted.caller.workspace, admitted.caller.token) if admitted is not None else ("", "")
+        received, sent = len(request.get(BODY, b"")), 0 if request.method == "HEAD" else response.content_length or 0
+        method, path = request.method, request.rel_url.raw_path
+        observer(RequestDone(method, path, route, response.status, seconds, request_id, workspace, token, received, sent))
         return response
 
     return middleware
