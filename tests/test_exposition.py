@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from aioprometheus.collectors import Registry
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as text_format
 
 from taskctl.access import new_secret
-from taskctl.metrics import METHODS, Metrics, OpenMetrics, Registry, Text, _Counter, _Gauge, _Histogram, wants_open_metrics
+from taskctl.metrics import METHODS, Metrics, OpenMetrics, Text, _Counter, _Gauge, _Histogram, wants_open_metrics
 from taskctl.observe import RequestDone
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -34,6 +35,11 @@ HOSTILE = ['"', "\\", "\n", '\\"', "\\n", "a{b}", 'x",y="z', "#", "} 1", "\r", "
 def samples(families: Iterable[Any]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Return the samples, by name and labels; the parser has refused what is there twice or out of place."""
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def read_back(parse: Any, body: bytes) -> list[Any]:
+    """Return the families in an answer."""
+    return list(parse(body.decode()))
 
 
 @pytest.mark.parametrize(("format", "parse"), PARSERS)
@@ -91,7 +97,7 @@ def done(
 def exemplars(metrics: Metrics) -> dict[str, Any]:
     """Return the exemplars, by the bound of their bucket."""
     _, body = metrics.scrape(OPEN_METRICS)
-    return {s.labels["le"]: s.exemplar for family in open_metrics(body.decode()) for s in family.samples if s.exemplar}
+    return {s.labels["le"]: s.exemplar for family in read_back(open_metrics, body) for s in family.samples if s.exemplar}
 
 
 def test_a_bucket_names_the_last_request_in_it() -> None:
