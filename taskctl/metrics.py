@@ -52,12 +52,15 @@ LEAD_SECONDS: Final = tuple(float(hours * 3600) for hours in (0.25, 1, 4, 12, 24
 SIZES: Final = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0)
 CHANGESETS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 LAG_EVERY: Final = 0.25
+GATHERED: Final = 128
+"""Requests that are counted at once: one by one, each would find the processor's caches full of other things, and take thrice the
+time."""
 EXEMPLAR_MAX: Final = 128
 """Characters that the labels of an exemplar may have, names and values together."""
 
 _Key: TypeAlias = tuple[str, ...]
-_Exemplar: TypeAlias = tuple[str, float, float]
-"""The id of a request, how long it took, and when it was answered."""
+_Exemplar: TypeAlias = tuple[str, float]
+"""The id of a request, and how long it took."""
 
 
 # ---------------------------------------------------------------------------------------------------------- the collectors
@@ -102,7 +105,10 @@ def _read(of: _Counter | _Gauge) -> list[tuple[dict[str, str], Any]]:
 
 
 class _Cell:
-    """What was observed for one set of labels. counts: how much fell into each bucket, not into those below it."""
+    """What was observed for one set of labels.
+
+    counts: how much fell into each bucket, not into those below it. exemplars: the last one in each.
+    """
 
     __slots__ = ("bounds", "counts", "exemplars", "sum")
 
@@ -218,12 +224,12 @@ class OpenMetrics(Text):
 def _mark(exemplar: _Exemplar | None) -> str:
     if exemplar is None:
         return ""
-    request_id, value, at = exemplar
+    request_id, value = exemplar
     name = "request_id"
     # Whoever asks may choose it: it may be long, or what should be in no log.
     if len(name) + len(request_id) > EXEMPLAR_MAX or redacted(request_id) != request_id:
         return ""
-    return f' # {{{name}="{_escaped(request_id)}"}} {_number(value)} {at:.3f}'
+    return f' # {{{name}="{_escaped(request_id)}"}} {_number(value)}'
 
 
 def _told(labels: Mapping[str, str]) -> str:
@@ -289,6 +295,7 @@ class Metrics:
         self._registry = registry = Registry()
         self._families: dict[str, _Counter | _Gauge] = {}
         self._lock = Lock()
+        self._gathered: list[RequestDone] = []
         self._routes: dict[tuple[str, str, int], _Route] = {}
         self._counted = 0.0
         self._wanted: Callable[[], None] = _nothing
@@ -368,7 +375,9 @@ class Metrics:
         """Count an event."""
         match event:
             case RequestDone():
-                self._request(event)
+                self._gathered.append(event)
+                if len(self._gathered) >= GATHERED:
+                    self._count_requests()
             case StatementDone():
                 with self._lock:  # SQLite's threads tell these
                     self._statements.cell(event.name).observe(event.seconds)
@@ -409,18 +418,21 @@ class Metrics:
             case _:
                 pass
 
-    def _request(self, event: RequestDone) -> None:
-        method, _, route, status, seconds, request_id, _, _, received, sent = event
-        found = self._routes.get((method, route, status)) or self._route(method, route, status)
-        cell = found.seconds
-        bucket = bisect_left(REQUEST_SECONDS, seconds)
-        cell.counts[bucket] += 1
-        cell.sum += seconds
-        cell.exemplars[bucket] = request_id, seconds, time.time()
-        if received:
-            found.received.observe(received)
-        if sent:
-            found.sent.observe(sent)
+    def _count_requests(self) -> None:
+        """Count the requests that have gathered."""
+        known = self._routes.get
+        for method, _, route, status, seconds, request_id, _, _, received, sent in self._gathered:
+            cell, read, written = known((method, route, status)) or self._route(method, route, status)
+            bucket = bisect_left(REQUEST_SECONDS, seconds)
+            cell.counts[bucket] += 1
+            cell.sum += seconds
+            cell.exemplars[bucket] = request_id, seconds
+            if sent:
+                written.counts[bisect_left(SIZES, sent)] += 1
+                written.sum += sent
+            if received:
+                read.observe(received)
+        self._gathered.clear()
 
     def _route(self, method: str, route: str, status: int) -> _Route:
         known = method if method in METHODS else OTHER
@@ -446,6 +458,7 @@ class Metrics:
     def scrape(self, accept: str) -> tuple[str, bytes]:
         """Return everything in the format that an Accept asks for, and the content type of that."""
         self._wanted()
+        self._count_requests()
         formatter = OpenMetrics() if wants_open_metrics(accept) else Text()
         return formatter.get_headers()["Content-Type"], formatter.marshall(self._registry)
 
