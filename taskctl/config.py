@@ -23,6 +23,7 @@ LEVELS: Final = ("flag", "environment", "file", "default")
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 _NAME: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _ORIGIN: Final = re.compile(rf"[a-z][a-z0-9+.-]*://(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::[0-9]{{1,5}})?")
+_ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/@\[\]]+)):([0-9]{1,5})")
 _USUAL: Final = {"http": ":80", "https": ":443"}
 
 
@@ -65,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     redis_tasks: bool = False
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    metrics: bool = True
+    metrics_address: str = ""
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={_shown(getattr(self, name))!r}" for name in self.__struct_fields__)
@@ -85,7 +88,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if bool(self.tls_cert) != bool(self.tls_key):
             there, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
             raise ConfigError(f"{there} is set, and {missing} is not; TLS needs both")
-        for look in (hosts_of, origins_of, proxies_of):
+        if self.metrics_address and not self.metrics:
+            raise ConfigError("metrics_address is an address for the metrics, and metrics is false")
+        for look in (hosts_of, origins_of, proxies_of, metrics_at):
             look(self)
         for name, usual in zip(self.__struct_fields__, self.__struct_defaults__, strict=True):
             if name.startswith("rate_limit_") and (said := getattr(self, name)) != usual:  # the usual one is known to be good
@@ -129,6 +134,16 @@ def proxies_of(settings: Settings) -> frozenset[str]:
             return None
 
     return _each(settings, "trusted_proxies", "addresses and networks such as 10.0.0.7 or 10.1.0.0/16", network)
+
+
+def metrics_at(settings: Settings) -> tuple[str, int] | None:
+    """Return the host and the port in `metrics_address`, None if it is not set. Raises ConfigError for what is no address."""
+    if not (said := settings.metrics_address):
+        return None
+    found = _ADDRESS.fullmatch(said)
+    if found is None or not 1 <= int(found[3]) <= 65535:
+        raise ConfigError(f"metrics_address must be HOST:PORT, as 127.0.0.1:9100 or [::1]:9100, not {said!r}")
+    return found[1] or found[2], int(found[3])
 
 
 def _each(settings: Settings, name: str, expected: str, understood: Callable[[str], str | None]) -> frozenset[str]:

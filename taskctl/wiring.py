@@ -5,17 +5,18 @@ What is slow to import is imported where it is used: a local command needs no ev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from taskctl import __version__
 from taskctl.access import OWNER
-from taskctl.config import Loaded, Settings, default_database, hosts_of, origins_of, proxies_of
+from taskctl.config import Loaded, Settings, default_database, hosts_of, metrics_at, origins_of, proxies_of
 from taskctl.errors import ConfigError, Unavailable, UsageError
 from taskctl.log import Log
-from taskctl.observe import Observer, ignore
+from taskctl.observe import Event, Gauges, Observer, Reading, ignore, unread
 from taskctl.tasks import Source, TaskService
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from taskctl.cache.feed import Lease
     from taskctl.log import Step
     from taskctl.remote import Answered, RemoteTasks
+    from taskctl.server.scrape import Scrape
     from taskctl.storage.backup import Counts
     from taskctl.storage.committer import Told
     from taskctl.storage.driver import Driver
@@ -88,8 +90,12 @@ async def _open_database(
     *,
     checked: bool,
     cached: bool,
+    gauges: Gauges = unread,
 ) -> AsyncIterator[tuple[TaskService, Driver]]:
-    """Open the tasks of a database, and give the database itself with them, for what are no tasks."""
+    """Open the tasks of a database, and give the database itself with them, for what are no tasks.
+
+    gauges: is told what can be read of all this at any time.
+    """
     from taskctl.storage.committer import Committer, nobody
     from taskctl.storage.flights import Flights
     from taskctl.storage.ledger import Ledger
@@ -102,6 +108,8 @@ async def _open_database(
 
         postgres, readers = _postgres(url, settings, observer)
         driver, ledger, width, file = postgres, Foresight(postgres), 2, None
+        gauges("taskctl_database_connections", lambda: postgres.connections)
+        gauges("taskctl_database_connection_waiters", lambda: postgres.waiters)
     else:
         from taskctl.storage.threads import READERS, ThreadedSqlite
 
@@ -116,10 +124,11 @@ async def _open_database(
         remember: Remember = _as_it_is
         watch: Callable[[str], Told] = nobody
         if cached:
-            opened = await stack.enter_async_context(_cache(questions, file, settings, observer))
+            opened = await stack.enter_async_context(_cache(questions, file, settings, observer, gauges))
             remember, watch = opened
         committer = Committer(ledger, observer, width=width, patience=settings.database_timeout, watch=watch)
         stack.push_async_callback(committer.close)
+        gauges("taskctl_commit_waiting_operations", lambda: committer.waiting)
         tasks = SqlTasks(flights.ask, committer.submit, workspace=workspace, actor=actor, source=source)
         if checked:
             await tasks.ready()
@@ -137,7 +146,7 @@ def _as_it_is(tasks: TaskService, workspace: str) -> TaskService:
 
 @asynccontextmanager
 async def _cache(
-    log: Log, file: File | None, settings: Settings, observer: Observer
+    log: Log, file: File | None, settings: Settings, observer: Observer, gauges: Gauges
 ) -> AsyncIterator[tuple[Remember, Callable[[str], Told]]]:
     """Open the memories; give what puts them before a service, and what is to be told of whatever is written.
 
@@ -153,7 +162,9 @@ async def _cache(
             from taskctl.cache.redis import Redis
 
             with _value_of("redis_url"):
-                shared = Redis(settings.redis_url, password_file=settings.redis_password_file, observer=observer)
+                shared = redis = Redis(settings.redis_url, password_file=settings.redis_password_file, observer=observer)
+            gauges("taskctl_redis_breaker_open", lambda: float(redis.open))
+            gauges("taskctl_redis_dropped_total", lambda: redis.dropped)
             stack.push_async_callback(shared.close)
         lease: Lease = Moments()
         if file is not None:
@@ -163,6 +174,13 @@ async def _cache(
         memory = Memory(settings.cache_bytes)
         cache = Cache(memory, shared, singles=settings.redis_tasks)
         feed = Feed(log, lease, every=None if file is not None else POLL_SECONDS, observer=observer, lost=memory.clear)
+        gauges("taskctl_cache_requests_total", lambda: _asked(cache.asked))
+        gauges("taskctl_cache_entries", lambda: len(memory))
+        gauges("taskctl_cache_bytes", lambda: memory.bytes)
+        gauges("taskctl_feed_followed_workspaces", lambda: feed.workspaces)
+        gauges("taskctl_feed_lease_held", lambda: float(feed.held))
+        if file is None:
+            gauges("taskctl_feed_lag_seconds", lambda: feed.lag)
 
         def watch(workspace: str) -> Told:
             following = feed.followed(workspace)  # of the history that the write begins in
@@ -183,6 +201,12 @@ async def _cache(
             yield lambda tasks, workspace: CachedTasks(tasks, workspace, feed, cache), watch
         finally:
             await feed.close()
+
+
+def _asked(asked: Mapping[str, int]) -> Reading:
+    """Return how often the cache was asked, by what answered and why."""
+    hits = ("memory", "redis")
+    return {(why, "hit") if why in hits else ("database", why): count for why, count in asked.items()}
 
 
 def _postgres(url: str, settings: Settings, observer: Observer) -> tuple[Postgres, int]:
@@ -479,8 +503,16 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
     from taskctl.server.admission import Opened
     from taskctl.server.app import make_app
     from taskctl.server.doors import Doors
+    from taskctl.server.requests import STATE
+    from taskctl.storage.census import Census
     from taskctl.storage.tokens import SqlTokens
 
+    metrics = None
+    if settings.metrics:
+        from taskctl.metrics import Metrics
+
+        metrics = Metrics(__version__)
+        observer = _both(metrics.observe, observer)
     rates = None
     if settings.auth == "tokens":
         from taskctl.server.rates import Rates
@@ -499,14 +531,51 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
     async def opened() -> AsyncIterator[Opened]:
         url, workspace, cached = settings.database_url, settings.workspace, settings.cache_bytes > 0
         checked = settings.migrate != "off"
-        database = _open_database(url, settings, workspace, None, "api", observer, checked=checked, cached=cached)
-        async with database as (tasks, driver):
+        gauges = metrics.gauges if metrics is not None else unread
+        database = _open_database(url, settings, workspace, None, "api", observer, checked=checked, cached=cached, gauges=gauges)
+        async with AsyncExitStack() as stack:
+            tasks, driver = await stack.enter_async_context(database)
+            if metrics is not None:
+                census = Census(driver, observer)
+                metrics.wanted(census.want)
+                await stack.enter_async_context(census.counting())
+                await stack.enter_async_context(metrics.sampling())
             tokens = SqlTokens(driver, observer) if settings.auth == "tokens" else None
             if tokens is not None and checked:
                 await tokens.ready()
             yield Opened(tasks, workspace, tokens)
 
-    return make_app(opened, observer, doors)
+    at = metrics_at(settings)
+    app = make_app(opened, observer, doors, metrics.scrape if metrics is not None and at is None else None)
+    if metrics is not None:
+        metrics.gauges("http_server_active_requests", lambda: app[STATE].in_flight)
+        if at is not None:
+            app.cleanup_ctx.append(_alone(metrics.scrape, *at))
+    return app
+
+
+def _both(first: Observer, second: Observer) -> Observer:
+    """Return an observer that tells two."""
+    if second is ignore:
+        return first
+
+    def observe(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return observe
+
+
+def _alone(scrape: Scrape, host: str, port: int) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Return what serves the metrics at an address of their own while an application runs."""
+    from taskctl.server.serve import serving_alone
+
+    async def serving(app: web.Application) -> AsyncIterator[None]:
+        del app
+        async with serving_alone(scrape, host, port):
+            yield
+
+    return serving
 
 
 def open_to_strangers(settings: Settings) -> bool:
@@ -544,6 +613,5 @@ async def serve(settings: Settings, *, observer: Observer, started: Callable[[st
         port=settings.port,
         drain_seconds=settings.drain_seconds,
         tls=(settings.tls_cert, settings.tls_key) if settings.tls_cert else None,
-        observer=observer,
         started=started,
     )

@@ -70,7 +70,7 @@ MATRIX: Final[dict[str, tuple[int, ...]]] = {
         f"{method} {path}": everybody(200)
         for method in ("GET", "HEAD")
         for path in (
-            *("/livez", "/readyz", "/version", "/openapi.json", "/docs"),
+            *("/livez", "/readyz", "/metrics", "/version", "/openapi.json", "/docs"),
             *("/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/initializer.js"),
         )
     },

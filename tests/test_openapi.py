@@ -106,7 +106,7 @@ async def test_every_operation_has_a_name_of_its_own_a_summary_and_a_place(docum
             *("listTasks", "addTask", "getTask", "headTask", "replaceTask", "editTask", "removeTask", "taskHistory"),
             *("writeBatch", "listChanges", "listProjects", "listLabels", "getStats", "getCache", "clearCache"),
             *("getMe", "listTokens", "createToken", "revokeToken", "listWorkspaces", "createWorkspace"),
-            *("livez", "readyz", "version", "getOpenapi", "getDocs"),
+            *("livez", "readyz", "getMetrics", "version", "getOpenapi", "getDocs"),
         ]
     )
     tags = {tag["name"] for tag in document["tags"]}

@@ -47,6 +47,8 @@ def serve(
     redis_tasks: Annotated[bool | None, typer.Option(help="Keep single tasks in it, too, not only lists.")] = None,
     log_format: Annotated[str | None, typer.Option(help="console or json.")] = None,
     log_level: Annotated[str | None, typer.Option(help="The least that is told: debug, info, warning or error.")] = None,
+    metrics: Annotated[bool | None, typer.Option(help="Tell Prometheus at /metrics what happens.")] = None,
+    metrics_address: Annotated[str | None, typer.Option(help="HOST:PORT for /metrics alone.")] = None,
 ) -> None:
     """Serve the API, on 127.0.0.1:8080 and the same database as the commands, until SIGTERM or ctrl-C."""
     call.add_flags(
@@ -71,6 +73,8 @@ def serve(
         redis_tasks=redis_tasks,
         log_format=log_format,
         log_level=log_level,
+        metrics=metrics,
+        metrics_address=metrics_address,
     )
     if call.loaded.remote:
         raise UsageError(f"a server serves a database, and {call.loaded.remote} is a server already")

@@ -26,12 +26,24 @@ from taskctl.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from taskctl.observe import Observer, RequestDone
-from taskctl.server import access, docs, names, probes, reports, tasks
+from taskctl.observe import Observer, RateLimited, RequestDone
+from taskctl.server import access, docs, names, probes, reports, scrape, tasks
 from taskctl.server.admission import LIMITS, Admission, Needs, Opened
 from taskctl.server.doors import DOORS, Doors
 from taskctl.server.openapi import MERGE_PATCH
-from taskctl.server.requests import ADMISSION, ADMITTED, BODY_MAX, OPENED, STATE, State, expects_to_go_on, where_from
+from taskctl.server.requests import (
+    ADMISSION,
+    ADMITTED,
+    BODY,
+    BODY_MAX,
+    OBSERVER,
+    OPENED,
+    STATE,
+    State,
+    expects_to_go_on,
+    where_from,
+)
+from taskctl.server.scrape import SCRAPE, Scrape
 from taskctl.wire import PROBLEM, encode, etag, problem
 
 _OURS = secrets.token_hex(8)
@@ -41,9 +53,15 @@ _log = logging.getLogger("taskctl.server")
 
 
 def make_app(
-    open_service: Callable[[], AbstractAsyncContextManager[Opened]], observer: Observer, doors: Doors | None = None
+    open_service: Callable[[], AbstractAsyncContextManager[Opened]],
+    observer: Observer,
+    doors: Doors | None = None,
+    metrics: Scrape | None = None,
 ) -> web.Application:
-    """Return the application. It opens what it serves when it starts and closes it when it is cleaned up."""
+    """Return the application. It opens what it serves when it starts and closes it when it is cleaned up.
+
+    metrics: what `/metrics` tells, None if it tells nothing.
+    """
     doors = doors or Doors()
 
     async def service(app: web.Application) -> AsyncIterator[None]:
@@ -56,9 +74,11 @@ def make_app(
     state = State()
     app = web.Application(middlewares=[_every_request(observer, doors, state)])
     app[STATE] = state
+    app[OBSERVER] = observer
     app[DOORS] = doors
+    app[SCRAPE] = metrics
     app.cleanup_ctx.append(service)
-    routes = [*probes.routes(), *tasks.routes(), *reports.routes(), *access.routes(), *docs.routes()]
+    routes = [*probes.routes(), *scrape.routes(), *tasks.routes(), *reports.routes(), *access.routes(), *docs.routes()]
     assert all(hasattr(route.handler, "needs") for route in routes), "every handler says what it needs of who asks"
     app.add_routes(web.route(r.method, r.path, r.handler, **{**r.kwargs, "expect_handler": _expect}) for r in routes)
     return app
@@ -103,6 +123,8 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
                 response = await handler(request)
         except TaskctlError as e:
             response = answer(e, request_id)
+            if isinstance(e, TooManyRequests):
+                observer(RateLimited(e.extra["limit"]))
         except web.HTTPException as e:
             response = answer(_told(e, request), request_id)
         except Exception:
@@ -126,9 +148,9 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
         if state.draining:
             response.force_close()
         workspace, token = (admitted.caller.workspace, admitted.caller.token) if admitted is not None else ("", "")
-        address = doors.address_of(request)
-        path = request.rel_url.raw_path
-        observer(RequestDone(method, path, route, status, seconds, request_id, workspace, token, address))
+        path, address = request.rel_url.raw_path, doors.address_of(request)
+        received, sent = len(request.get(BODY, b"")), 0 if method == "HEAD" else response.content_length or 0
+        observer(RequestDone(method, path, route, status, seconds, request_id, workspace, token, address, received, sent))
         return response
 
     return middleware

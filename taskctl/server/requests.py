@@ -21,6 +21,7 @@ from taskctl.errors import (
     UnsupportedMediaType,
 )
 from taskctl.filters import zone_of
+from taskctl.observe import Observer
 from taskctl.server import names
 from taskctl.server.admission import Admission, Admitted, Opened, require_access
 from taskctl.tasks import IdempotencyKey, Query, Read, TaskService
@@ -44,6 +45,7 @@ class State:
 
 
 OPENED: Final = web.AppKey("taskctl.opened", Opened)
+OBSERVER: Final[web.AppKey[Observer]] = web.AppKey("taskctl.observer")
 ADMISSION: Final = web.AppKey("taskctl.admission", Admission)
 ADMITTED: Final = web.RequestKey("taskctl.admitted", Admitted)
 STATE: Final = web.AppKey("taskctl.state", State)

@@ -61,7 +61,7 @@ class SqlTokens:
 
     async def find(self, id: str) -> Known | None:
         try:
-            rows = await self._driver.fetch(f"{_TOKENS} WHERE (tokens.id = ?)", [id], fixed=True)
+            rows = await self._driver.fetch(f"{_TOKENS} WHERE (tokens.id = ?)", [id], fixed=True, name="token")
         except Exception:
             await self.ready()  # which tells of a schema that has no tokens yet
             raise
@@ -91,7 +91,9 @@ class SqlAccess(AccessService):
     async def tokens(self, workspace: str | None = None) -> Tokens:
         self._caller.require("admin")
         place = self._caller.place(workspace)
-        rows = await self._driver.fetch(f"{_TOKENS} WHERE (workspaces.name = ?) ORDER BY created_at DESC, tokens.id", [place])
+        rows = await self._driver.fetch(
+            f"{_TOKENS} WHERE (workspaces.name = ?) ORDER BY created_at DESC, tokens.id", [place], name="access"
+        )
         if not rows:
             await self._driver.read(lambda connection: _workspace(connection, place))
         return Tokens(tuple(_known(row).token for row in rows))
@@ -115,7 +117,7 @@ class SqlAccess(AccessService):
                 [workspace, new.name, now],
             )
             sql = "SELECT 1 FROM tokens WHERE workspace_id = ? AND name = ? AND revoked_at IS NULL"
-            if await connection.fetch(sql, [workspace, new.name]):
+            if await connection.fetch(sql, [workspace, new.name], name="access"):
                 raise taken("token in use called", new.name)
             token = Token(
                 id=id,
@@ -148,7 +150,7 @@ class SqlAccess(AccessService):
                 raise no_token(id)
             # Whoever else changes the row is waited for, a restore that puts another one in its place too; then it is looked at.
             await connection.run("UPDATE tokens SET id = id WHERE id = ?", [id])
-            rows = await connection.fetch(f"{_TOKENS} WHERE (tokens.id = ?)", [id])
+            rows = await connection.fetch(f"{_TOKENS} WHERE (tokens.id = ?)", [id], name="access")
             token = _known(rows[0]).token if rows else None
             if token is None or not (self._caller.is_keeper or token.workspace == self._caller.workspace):
                 raise no_token(id)
@@ -161,7 +163,7 @@ class SqlAccess(AccessService):
 
     async def workspaces(self) -> Workspaces:
         self._caller.require_keeper()
-        rows = await self._driver.fetch("SELECT name FROM workspaces ORDER BY name")
+        rows = await self._driver.fetch("SELECT name FROM workspaces ORDER BY name", name="access")
         return Workspaces(tuple(Workspace(*row) for row in rows))
 
     async def add_workspace(self, name: str) -> Workspace:
@@ -171,7 +173,7 @@ class SqlAccess(AccessService):
         async def write(connection: Connection) -> None:
             await self._require_good(connection)
             await connection.run(connection.dialect.lock, [HOME])  # so that no two are given the same number
-            rows = await connection.fetch("SELECT id, name FROM workspaces")
+            rows = await connection.fetch("SELECT id, name FROM workspaces", name="access")
             if name in (other for _, other in rows):
                 raise taken("workspace", name)
             await connection.insert("workspaces", ("id", "name"), [(1 + max(number for number, _ in rows), name)])
@@ -181,9 +183,9 @@ class SqlAccess(AccessService):
 
     async def _require_good(self, connection: Connection) -> int:
         """Return the time, if the caller's token is still good then: it was when the request began, which may be a while ago."""
-        [(now,)] = await connection.fetch(f"SELECT {connection.dialect.now}")
+        [(now,)] = await connection.fetch(f"SELECT {connection.dialect.now}", name="access")
         if self._caller.token:
-            rows = await connection.fetch(f"{_TOKENS} WHERE (tokens.id = ?)", [self._caller.token])
+            rows = await connection.fetch(f"{_TOKENS} WHERE (tokens.id = ?)", [self._caller.token], name="access")
             fault = _known(rows[0]).token.fault(instant(now)) if rows else ("unknown", "there is no such token any more")
             if fault:
                 raise Unauthenticated(fault[1], reason=fault[0])
@@ -204,7 +206,7 @@ class SqlAccess(AccessService):
 
 async def _workspace(connection: Connection, name: str) -> int:
     """Return the number of a workspace. Raises NotFound."""
-    rows = await connection.fetch("SELECT id FROM workspaces WHERE name = ?", [name])
+    rows = await connection.fetch("SELECT id FROM workspaces WHERE name = ?", [name], name="access")
     if not rows:
         raise NotFound(f"there is no workspace {name!r:.100}")
     return cast(int, rows[0][0])
