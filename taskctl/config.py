@@ -6,7 +6,7 @@ in the file. docs/settings.md lists them; a test fails for one that it does not 
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
@@ -16,11 +16,14 @@ from taskctl.errors import ConfigError
 
 Output = Literal["table", "wide", "json", "ndjson", "yaml", "csv", "ids"]
 PREFIX: Final = "TASKCTL_"
+TOKEN: Final = "TASKCTL_TOKEN"  # noqa: S105  # the name of a variable
+TOKEN_WAYS: Final = f"`taskctl auth login` stores a token, {TOKEN} holds one, and token_file names a file that does"
 LEVELS: Final = ("flag", "environment", "file", "default")
 
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 _NAME: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _ORIGIN: Final = re.compile(rf"[a-z][a-z0-9+.-]*://(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::[0-9]{{1,5}})?")
+_ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/@\[\]]+)):([0-9]{1,5})")
 _USUAL: Final = {"http": ":80", "https": ":443"}
 
 
@@ -34,6 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_password_file: str = ""
     database_connections: int = 12
     server: str | None = None
+    token_file: str = ""
+    ca_file: str = ""
+    allow_http: bool = False
     workspace: str = "default"
     output: Output = "table"
     color: bool = True
@@ -60,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     redis_tasks: bool = False
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    metrics: bool = True
+    metrics_address: str = ""
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={_shown(getattr(self, name))!r}" for name in self.__struct_fields__)
@@ -80,7 +88,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if bool(self.tls_cert) != bool(self.tls_key):
             there, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
             raise ConfigError(f"{there} is set, and {missing} is not; TLS needs both")
-        for look in (hosts_of, origins_of, proxies_of):
+        if self.metrics_address and not self.metrics:
+            raise ConfigError("metrics_address is an address for the metrics, and metrics is false")
+        for look in (hosts_of, origins_of, proxies_of, metrics_at):
             look(self)
         for name, usual in zip(self.__struct_fields__, self.__struct_defaults__, strict=True):
             if name.startswith("rate_limit_") and (said := getattr(self, name)) != usual:  # the usual one is known to be good
@@ -126,6 +136,16 @@ def proxies_of(settings: Settings) -> frozenset[str]:
     return _each(settings, "trusted_proxies", "addresses and networks such as 10.0.0.7 or 10.1.0.0/16", network)
 
 
+def metrics_at(settings: Settings) -> tuple[str, int] | None:
+    """Return the host and the port in `metrics_address`, None if it is not set. Raises ConfigError for what is no address."""
+    if not (said := settings.metrics_address):
+        return None
+    found = _ADDRESS.fullmatch(said)
+    if found is None or not 1 <= int(found[3]) <= 65535:
+        raise ConfigError(f"metrics_address must be HOST:PORT, as 127.0.0.1:9100 or [::1]:9100, not {said!r}")
+    return found[1] or found[2], int(found[3])
+
+
 def _each(settings: Settings, name: str, expected: str, understood: Callable[[str], str | None]) -> frozenset[str]:
     """Return the understood parts of a setting that has several, with commas between them."""
     said = getattr(settings, name)
@@ -162,11 +182,31 @@ def _shown(value: object) -> object:
     return f"{scheme}://[secret]@{place}" if at and ":" in user else value
 
 
+class NamedToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token for a server, or the file that has it, as it was named at one level.
+
+    where: how it is named. server: the one that it belongs to, named at the same level or a lower one; None if none is.
+    """
+
+    where: str
+    secret: str = ""
+    file: str = ""
+    server: str | None = None
+
+    def __repr__(self) -> str:
+        return f"NamedToken({self.where!r})"
+
+
 class Loaded(NamedTuple):
-    """Settings, and the level that each of them came from."""
+    """Settings, the level that each of them came from, and the file of that level.
+
+    tokens: those that were named, of the highest level first.
+    """
 
     settings: Settings
     origins: Mapping[str, str]
+    file: Path
+    tokens: Sequence[NamedToken] = ()
 
     @property
     def remote(self) -> str | None:
@@ -175,6 +215,11 @@ class Loaded(NamedTuple):
             return None
         ranks = [LEVELS.index(self.origins[name]) for name in ("server", "database_url")]
         return self.settings.server if ranks[0] < ranks[1] else None
+
+    def placed(self, e: ConfigError) -> ConfigError:
+        """Return the failure of a setting with where that was set: by which flag or variable, or in which file."""
+        level = self.origins.get(e.setting, "default")
+        return e if level == "default" else e.of(_where(level, e.setting, self.file))
 
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None) -> Loaded:
@@ -206,7 +251,21 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
         for name, value in levels[level].items():
             values[name] = _value(name, value, _where(level, name, path))
             origins[name] = level
-    return Loaded(Settings(**values), origins)
+    return Loaded(Settings(**values), origins, path, _tokens(levels, environment.get(TOKEN, ""), path))
+
+
+def _tokens(levels: Mapping[str, Mapping[str, Any]], secret: str, path: Path) -> list[NamedToken]:
+    found = []
+    for index, level in enumerate(LEVELS[:-1]):
+        server = next((named for lower in LEVELS[index:-1] if (named := levels[lower].get("server"))), None)
+        file = levels[level].get("token_file")
+        if secret and level == "environment":
+            if file:
+                raise ConfigError(f"{TOKEN} and {_where(level, 'token_file', path)} are both set; one token at a time")
+            found.append(NamedToken(where=TOKEN, secret=secret, server=server))
+        elif file:
+            found.append(NamedToken(where=_where(level, "token_file", path), file=file, server=server))
+    return found
 
 
 def _value(name: str, value: Any, where: str) -> Any:
@@ -240,6 +299,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"the settings in {path} cannot be read: {getattr(e, 'strerror', None) or e}") from None
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(f"{path} is not TOML: {e}") from None
+    if "token" in found:
+        raise ConfigError(f"{path} sets 'token', and a secret does not belong there: {TOKEN_WAYS}")
     if unknown := found.keys() - set(Settings.__struct_fields__):
         raise ConfigError(f"{path} sets {min(unknown)!r}, which is not a setting")
     return found

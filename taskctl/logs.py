@@ -119,6 +119,8 @@ class Logs:
                     about["workspace"] = event.workspace
                 if event.token:
                     about["token"] = event.token
+                if event.address:
+                    about["address"] = event.address
                 (log.info if status < 500 else log.error if status == 500 else log.warning)("request", **about)
             case Audited(action):
                 about = {name: value for name, value in event._asdict().items() if value and name != "action"}
@@ -128,11 +130,11 @@ class Logs:
             case DatabaseBack(seconds) if self._serving:
                 log.info("the database is back", seconds=round(seconds, 1))
             case RedisAway(why):
-                log.warning("Redis is away", why=why)
+                log.warning("Redis cannot be used, and is tried again", why=why)
             case RedisRefuses(why):
-                log.warning("Redis takes nothing new", why=why)
+                log.warning("Redis takes nothing new, and is tried again", why=why)
             case RedisBack(seconds) if self._serving:
-                log.info("Redis is back", seconds=round(seconds, 1))
+                log.info("Redis is used again", seconds=round(seconds, 1))
             case CertificateRenewed():
                 log.info("the certificate was read again")
             case CertificateKept(why):

@@ -4,14 +4,39 @@ Handlers and statements stay free of metrics and logging: the few places through
 an `Observer` makes of it what it likes. An observer is called on the path of a request, so it returns at once and never raises.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
+
+Statement: TypeAlias = Literal[
+    "task",
+    "list",
+    "plan",
+    "history",
+    "changes",
+    "projects",
+    "labels",
+    "stats",
+    "follow",
+    "feed",
+    "token",
+    "access",
+    "named",
+    "keys",
+    "write",
+    "commit",
+    "settle",
+    "session",
+    "census",
+    "other",
+]
+"""What a statement is for; docs/metrics.md explains each."""
 
 
 class RequestDone(NamedTuple):
     """An HTTP request was answered. route: its template, or "" if none fitted; seconds: until the answer was ready.
 
-    workspace, token: whose it was, and the id of the token that says so; "" where nobody had to say, or could.
+    workspace, token: whose it was, and the id of the token that says so; "" where nobody had to say, or could. address: where it
+    came from. received, sent: bytes of its body, as far as that was read, and of the answer's.
     """
 
     method: str
@@ -22,6 +47,15 @@ class RequestDone(NamedTuple):
     request_id: str
     workspace: str = ""
     token: str = ""
+    address: str = ""
+    received: int = 0
+    sent: int = 0
+
+
+class RateLimited(NamedTuple):
+    """A request was refused, because there were too many by one limit."""
+
+    limit: Literal["token", "address", "failures"]
 
 
 class Audited(NamedTuple):
@@ -40,21 +74,41 @@ class Audited(NamedTuple):
 
 
 class StatementDone(NamedTuple):
-    """A statement was run on the database, on `rows` rows or with as many as its answer."""
+    """A statement was run on the database, on `rows` rows or with as many as its answer.
+
+    Where several travel together, it is the last one, and the time of all. It may be told by another thread than the caller's.
+    """
 
     sql: str
     rows: int
     seconds: float
+    name: Statement = "other"
 
 
 class BatchCommitted(NamedTuple):
-    """Changesets were committed in one transaction; `waiting` more of the workspace had arrived meanwhile."""
+    """Changesets were committed in one transaction; `waiting` more of the workspace had arrived meanwhile.
+
+    created: how many tasks were added; leads: of each task that became done, the seconds since it was created.
+    """
 
     workspace: str
     changesets: int
     operations: int
     waiting: int
     seconds: float
+    created: int = 0
+    leads: tuple[float, ...] = ()
+
+
+class TasksCounted(NamedTuple):
+    """All tasks of the database were counted, over all workspaces.
+
+    overdue: those past their due, in UTC; oldest_seconds: since the oldest open one was created, 0 if none is open.
+    """
+
+    counts: Mapping[str, int]
+    overdue: int
+    oldest_seconds: float
 
 
 class DatabaseAway(NamedTuple):
@@ -121,9 +175,11 @@ class RedisBack(NamedTuple):
 
 Event: TypeAlias = (
     RequestDone
+    | RateLimited
     | Audited
     | StatementDone
     | BatchCommitted
+    | TasksCounted
     | DatabaseAway
     | DatabaseBack
     | CertificateRenewed
@@ -139,3 +195,14 @@ Observer: TypeAlias = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """Observe nothing."""
+
+
+Reading: TypeAlias = float | Mapping[tuple[str, ...], float]
+"""What something is at the moment: a number, or one for each of several things."""
+Gauges: TypeAlias = Callable[[str, Callable[[], Reading]], None]
+"""Takes the name of what is of no event, such as the length of a queue, and what tells it whenever somebody wants to know."""
+
+
+def unread(name: str, read: Callable[[], Reading]) -> None:
+    """Never want to know."""
+    del name, read

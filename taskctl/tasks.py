@@ -399,6 +399,12 @@ class Remembering(ABC):
         """Forget everything, here and where processes share it. Raises Unavailable if that place cannot be told."""
 
 
+def require_at(at: object) -> None:
+    """Raise InvalidRequest for an `at` that is no text, and so no answer's."""
+    if not isinstance(at, str):
+        raise InvalidRequest(f"at is a text, the `at` of an answer or of something written, not {at!r:.100}")
+
+
 class Read(Generic[T]):
     """An answer, and how new it is.
 
@@ -633,7 +639,7 @@ class TaskService(ABC):
         at: the `at` of an answer (or of something written) that this one must not be older than; one of another log is passed
         over. fresh: whether it has to come from the database itself, and not out of a memory.
 
-        Raises TaskNotFound, InvalidRequest (a cursor of another query), CursorExpired, Unavailable.
+        Raises TaskNotFound, InvalidRequest (a cursor of another query, an `at` that is no text), CursorExpired, Unavailable.
         """
 
     @abstractmethod

@@ -5,17 +5,18 @@ What is slow to import is imported where it is used: a local command needs no ev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from taskctl import __version__
 from taskctl.access import OWNER
-from taskctl.config import Loaded, Settings, default_database, hosts_of, origins_of, proxies_of
+from taskctl.config import Loaded, Settings, default_database, hosts_of, metrics_at, origins_of, proxies_of
 from taskctl.errors import ConfigError, Unavailable, UsageError
 from taskctl.log import Log
-from taskctl.observe import Observer, ignore
+from taskctl.observe import Event, Gauges, Observer, Reading, ignore, unread
 from taskctl.tasks import Source, TaskService
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from taskctl.cache.feed import Lease
     from taskctl.log import Step
     from taskctl.remote import Answered, RemoteTasks
+    from taskctl.server.scrape import Scrape
     from taskctl.storage.backup import Counts
     from taskctl.storage.committer import Told
     from taskctl.storage.driver import Driver
@@ -46,21 +48,31 @@ async def open_tasks(
     observer: Observer = ignore,
     checked: bool = True,
     cached: bool = False,
+    token: str | None = None,
 ) -> AsyncIterator[TaskService]:
     """Open the tasks of a place: `sqlite:///tasks.db`, `postgresql://HOST/DATABASE`, or the `https://` address of a server.
 
     url: the place; without one, the `database_url` of the settings. workspace: which tasks there. actor, source: who writes,
     as the log will tell. checked: whether to see now that there are tasks to be had; otherwise the first use tells.
     cached: whether answers are remembered, as `taskctl serve` does it: for a process that lives long and reads much.
+    token: for a server that asks for one; else the one in the settings' `token_file`, or what `taskctl auth login` has stored.
 
-    Raises ConfigError for an address that cannot be used, Unavailable or SchemaOutdated if there are no tasks to be had.
+    Raises ConfigError for an address or a token that cannot be used, Unavailable or SchemaOutdated if there are no tasks.
     """
     settings = settings or Settings()
     url = url or settings.database_url
     if url.startswith(("http://", "https://")):
+        import asyncio
+
+        from taskctl.logins import choose, named_by, open_remote
+
         _require_no_workspace(workspace)
-        async with _open_remote(url, settings) as remote:
+        _require_address(url, _database_setting(url, settings))
+        chosen = await asyncio.to_thread(choose, url, named_by(settings, token or ""))  # it reads files, or asks the keyring
+        async with open_remote(url, settings, chosen.credential) as remote:
             yield remote
+    elif token is not None:
+        raise ConfigError("a database asks for no token; leave it out")
     else:
         opened = _open_database(url, settings, workspace, actor, source, observer, checked=checked, cached=cached)
         async with opened as (tasks, _):
@@ -78,8 +90,12 @@ async def _open_database(
     *,
     checked: bool,
     cached: bool,
+    gauges: Gauges = unread,
 ) -> AsyncIterator[tuple[TaskService, Driver]]:
-    """Open the tasks of a database, and give the database itself with them, for what are no tasks."""
+    """Open the tasks of a database, and give the database itself with them, for what are no tasks.
+
+    gauges: is told what can be read of all this at any time.
+    """
     from taskctl.storage.committer import Committer, nobody
     from taskctl.storage.flights import Flights
     from taskctl.storage.ledger import Ledger
@@ -92,6 +108,8 @@ async def _open_database(
 
         postgres, readers = _postgres(url, settings, observer)
         driver, ledger, width, file = postgres, Foresight(postgres), 2, None
+        gauges("taskctl_database_connections", lambda: postgres.connections)
+        gauges("taskctl_database_connection_waiters", lambda: postgres.waiters)
     else:
         from taskctl.storage.threads import READERS, ThreadedSqlite
 
@@ -106,10 +124,11 @@ async def _open_database(
         remember: Remember = _as_it_is
         watch: Callable[[str], Told] = nobody
         if cached:
-            opened = await stack.enter_async_context(_cache(questions, file, settings, observer))
+            opened = await stack.enter_async_context(_cache(questions, file, settings, observer, gauges))
             remember, watch = opened
         committer = Committer(ledger, observer, width=width, patience=settings.database_timeout, watch=watch)
         stack.push_async_callback(committer.close)
+        gauges("taskctl_commit_waiting_operations", lambda: committer.waiting)
         tasks = SqlTasks(flights.ask, committer.submit, workspace=workspace, actor=actor, source=source)
         if checked:
             await tasks.ready()
@@ -127,7 +146,7 @@ def _as_it_is(tasks: TaskService, workspace: str) -> TaskService:
 
 @asynccontextmanager
 async def _cache(
-    log: Log, file: File | None, settings: Settings, observer: Observer
+    log: Log, file: File | None, settings: Settings, observer: Observer, gauges: Gauges
 ) -> AsyncIterator[tuple[Remember, Callable[[str], Told]]]:
     """Open the memories; give what puts them before a service, and what is to be told of whatever is written.
 
@@ -142,7 +161,10 @@ async def _cache(
         if settings.redis_url:
             from taskctl.cache.redis import Redis
 
-            shared = Redis(settings.redis_url, password_file=settings.redis_password_file, observer=observer)
+            with _value_of("redis_url"):
+                shared = redis = Redis(settings.redis_url, password_file=settings.redis_password_file, observer=observer)
+            gauges("taskctl_redis_breaker_open", lambda: float(redis.open))
+            gauges("taskctl_redis_dropped_total", lambda: redis.dropped)
             stack.push_async_callback(shared.close)
         lease: Lease = Moments()
         if file is not None:
@@ -152,6 +174,13 @@ async def _cache(
         memory = Memory(settings.cache_bytes)
         cache = Cache(memory, shared, singles=settings.redis_tasks)
         feed = Feed(log, lease, every=None if file is not None else POLL_SECONDS, observer=observer, lost=memory.clear)
+        gauges("taskctl_cache_requests_total", lambda: _asked(cache.asked))
+        gauges("taskctl_cache_entries", lambda: len(memory))
+        gauges("taskctl_cache_bytes", lambda: memory.bytes)
+        gauges("taskctl_feed_followed_workspaces", lambda: feed.workspaces)
+        gauges("taskctl_feed_lease_held", lambda: float(feed.held))
+        if file is None:
+            gauges("taskctl_feed_lag_seconds", lambda: feed.lag)
 
         def watch(workspace: str) -> Told:
             following = feed.followed(workspace)  # of the history that the write begins in
@@ -174,6 +203,12 @@ async def _cache(
             await feed.close()
 
 
+def _asked(asked: Mapping[str, int]) -> Reading:
+    """Return how often the cache was asked, by what answered and why."""
+    hits = ("memory", "redis")
+    return {(why, "hit") if why in hits else ("database", why): count for why, count in asked.items()}
+
+
 def _postgres(url: str, settings: Settings, observer: Observer) -> tuple[Postgres, int]:
     """Return the driver of a PostgreSQL database, and how many statements that read it takes at once."""
     from taskctl.storage.postgres import Postgres
@@ -188,10 +223,33 @@ def is_postgres(url: str) -> bool:
     return url.startswith(("postgresql://", "postgres://"))
 
 
-def _open_remote(url: str, settings: Settings) -> AbstractAsyncContextManager[RemoteTasks]:
-    from taskctl.remote import RemoteTasks
+@contextmanager
+def _value_of(setting: str) -> Iterator[None]:
+    """Have what is wrong with a value say which setting it is the value of."""
+    try:
+        yield
+    except ConfigError as e:
+        raise e.of(setting) from None
 
-    return RemoteTasks.open(url, timeout=settings.server_timeout)
+
+def _database_setting(url: str, settings: Settings) -> str:
+    """Return the name of the setting that an address is from; nothing if the program itself has given it."""
+    return "database_url" if url == settings.database_url else ""
+
+
+def _require_address(url: str, setting: str) -> None:
+    """Raise ConfigError for what is no address of a server. setting: the one that it is from, if any."""
+    from taskctl.remote import api_address
+
+    with _value_of(setting):
+        api_address(url)
+
+
+def _open_remote(url: str, loaded: Loaded) -> AbstractAsyncContextManager[RemoteTasks]:
+    from taskctl.logins import choose, open_remote
+
+    _require_address(url, "server")
+    return open_remote(url, loaded.settings, choose(url, loaded.tokens).credential)
 
 
 @asynccontextmanager
@@ -221,7 +279,7 @@ def run_command(
     settings = loaded.settings
 
     async def remote(url: str) -> T:
-        async with _open_remote(url, settings) as tasks:
+        async with _open_remote(url, loaded) as tasks:
             return await command(tasks)
 
     async def database() -> T:
@@ -268,7 +326,7 @@ def run_access(command: Callable[[AccessService], Coroutine[Any, Any, T]], loade
         from taskctl.remote import RemoteAccess
 
         async def remote(url: str) -> T:
-            async with _open_remote(url, loaded.settings) as tasks:
+            async with _open_remote(url, loaded) as tasks:
                 return await command(RemoteAccess(tasks))
 
         return asyncio.run(remote(url))
@@ -287,10 +345,8 @@ def call_api(loaded: Loaded, method: str, path: str, headers: Sequence[tuple[str
     """Send a request to the server that the settings name, as it is, and return its answer, whatever it is."""
     import asyncio
 
-    from taskctl.remote import RemoteTasks
-
     async def call(url: str) -> Answered:
-        async with RemoteTasks.open(url, timeout=loaded.settings.server_timeout) as remote:
+        async with _open_remote(url, loaded) as remote:
             return await remote.raw(method, path, headers, body)
 
     if not loaded.remote:
@@ -302,7 +358,10 @@ def database_path(url: str) -> Path:
     """Return the file that a `sqlite:///` URL names: three slashes for a relative path, four for an absolute one."""
     if not url:
         return default_database()
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half of a bracket
+        parts = urlsplit("")
     if parts.scheme != "sqlite":
         raise ConfigError(
             f"{_shown(url)} is not the address of a database; sqlite:///PATH or postgresql://HOST/DATABASE was expected"
@@ -330,13 +389,15 @@ def _shown(url: str) -> str:
 def _place(url: str, settings: Settings) -> Place:
     from taskctl.storage.libpq import place
 
-    return place(url, settings.database_password_file)
+    with _value_of(_database_setting(url, settings)):
+        return place(url, settings.database_password_file)
 
 
 def _file(url: str, settings: Settings, observer: Observer) -> File:
     from taskctl.storage.sqlite import File
 
-    path = database_path(url)
+    with _value_of(_database_setting(url, settings)):
+        path = database_path(url)
     if not url:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -442,8 +503,16 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
     from taskctl.server.admission import Opened
     from taskctl.server.app import make_app
     from taskctl.server.doors import Doors
+    from taskctl.server.requests import STATE
+    from taskctl.storage.census import Census
     from taskctl.storage.tokens import SqlTokens
 
+    metrics = None
+    if settings.metrics:
+        from taskctl.metrics import Metrics
+
+        metrics = Metrics(__version__)
+        observer = _both(metrics.observe, observer)
     rates = None
     if settings.auth == "tokens":
         from taskctl.server.rates import Rates
@@ -462,14 +531,51 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
     async def opened() -> AsyncIterator[Opened]:
         url, workspace, cached = settings.database_url, settings.workspace, settings.cache_bytes > 0
         checked = settings.migrate != "off"
-        database = _open_database(url, settings, workspace, None, "api", observer, checked=checked, cached=cached)
-        async with database as (tasks, driver):
-            tokens = SqlTokens(driver) if settings.auth == "tokens" else None
+        gauges = metrics.gauges if metrics is not None else unread
+        database = _open_database(url, settings, workspace, None, "api", observer, checked=checked, cached=cached, gauges=gauges)
+        async with AsyncExitStack() as stack:
+            tasks, driver = await stack.enter_async_context(database)
+            if metrics is not None:
+                census = Census(driver, observer)
+                metrics.wanted(census.want)
+                await stack.enter_async_context(census.counting())
+                await stack.enter_async_context(metrics.sampling())
+            tokens = SqlTokens(driver, observer) if settings.auth == "tokens" else None
             if tokens is not None and checked:
                 await tokens.ready()
             yield Opened(tasks, workspace, tokens)
 
-    return make_app(opened, observer, doors)
+    at = metrics_at(settings)
+    app = make_app(opened, observer, doors, metrics.scrape if metrics is not None and at is None else None)
+    if metrics is not None:
+        metrics.gauges("http_server_active_requests", lambda: app[STATE].in_flight)
+        if at is not None:
+            app.cleanup_ctx.append(_alone(metrics.scrape, *at))
+    return app
+
+
+def _both(first: Observer, second: Observer) -> Observer:
+    """Return an observer that tells two."""
+    if second is ignore:
+        return first
+
+    def observe(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return observe
+
+
+def _alone(scrape: Scrape, host: str, port: int) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Return what serves the metrics at an address of their own while an application runs."""
+    from taskctl.server.serve import serving_alone
+
+    async def serving(app: web.Application) -> AsyncIterator[None]:
+        del app
+        async with serving_alone(scrape, host, port):
+            yield
+
+    return serving
 
 
 def open_to_strangers(settings: Settings) -> bool:
@@ -479,7 +585,15 @@ def open_to_strangers(settings: Settings) -> bool:
     """
     from taskctl.server.serve import is_loopback
 
-    if settings.auth != "none" or is_loopback(settings.host):
+    if settings.auth != "none":
+        return False
+    for name, many in (("cors_origins", origins_of(settings)), ("allowed_hosts", hosts_of(settings))):
+        if "*" in many and not settings.allow_anonymous:
+            raise ConfigError(
+                f"{name} is *, and so every page in a browser that can reach the server could read and change all tasks: --auth "
+                f"tokens lets in who has a token, --allow-anonymous everybody; or name those that are meant"
+            )
+    if is_loopback(settings.host):
         return False
     if not settings.allow_anonymous:
         raise ConfigError(
@@ -499,6 +613,5 @@ async def serve(settings: Settings, *, observer: Observer, started: Callable[[st
         port=settings.port,
         drain_seconds=settings.drain_seconds,
         tls=(settings.tls_cert, settings.tls_key) if settings.tls_cert else None,
-        observer=observer,
         started=started,
     )

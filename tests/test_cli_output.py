@@ -145,6 +145,7 @@ tallies = st.builds(_tally, _texts)
 
 def _token(name: str, maker: str) -> Token:
     made: dict[str, Any] = {"created_at": NOW, "created_by": maker, "expires_at": NOW, "last_used_at": None, "revoked_at": None}
+    made |= {"maker": None, "revoked_by": maker}
     return Token(id="5Kd0c2Qm1xYz", name=name, workspace=name, scopes=("admin",), **made)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from taskctl.access import id_of
-from tests.support import Server, Shell, bearing, serving
+from tests.support import Server, Shell, serving
 
 
 @pytest.fixture
@@ -40,8 +40,9 @@ def test_the_first_token_needs_none_and_then_works(shell: Shell, server: Server)
     remote = Shell(shell.home, TASKCTL_SERVER=server.url)
     refused = remote("api", "GET", "/me")
     assert (refused.code, "token" in refused.err) == (5, True)
-    header = "Authorization: " + bearing(token)["Authorization"]
-    assert '"name":"ci"' in remote("api", "GET", "/me", "-H", header).out
+    known = Shell(shell.home, TASKCTL_SERVER=server.url, TASKCTL_TOKEN=token)
+    assert '"name":"ci"' in known("api", "GET", "/me").out
+    assert [found["name"] for found in known("token", "list", "-o", "json").json] == ["ci"]
 
 
 def test_a_token_goes_into_a_file_once(shell: Shell, tmp_path: Path) -> None:

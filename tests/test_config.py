@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from taskctl import Settings
-from taskctl.config import hosts_of, load, origins_of, proxies_of
+from taskctl import Settings, open_tasks
+from taskctl.config import hosts_of, load, metrics_at, origins_of, proxies_of
 from taskctl.errors import ConfigError
 
 MANUAL = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -247,3 +247,60 @@ def test_limits_of_rates_are_in_plain_words(said: str) -> None:
     for which in ("token", "address", "failures"):
         values: dict[str, Any] = {f"rate_limit_{which}": said}
         assert getattr(Settings(**values), f"rate_limit_{which}") == said
+
+
+async def test_the_library_names_the_setting_that_an_address_is_from_and_none_for_one_that_it_was_given(tmp_path: Path) -> None:
+    file = f"sqlite:///{tmp_path}/tasks.db"
+    for setting, settings in (
+        ("database_url", Settings(database_url="http://[")),
+        ("database_url", Settings(database_url="mysql://")),
+        ("redis_url", Settings(database_url=file, redis_url="redis://")),
+    ):
+        with pytest.raises(ConfigError, match=f"^{setting}: .*the address of"):
+            async with open_tasks(settings=settings, cached=True):
+                pass
+    for url in ("http://[", "mysql://", "postgresql://["):
+        with pytest.raises(ConfigError) as caught:
+            async with open_tasks(url):
+                pass
+        assert not caught.value.detail.startswith("database_url")
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("", None),
+        ("127.0.0.1:9100", ("127.0.0.1", 9100)),
+        ("metrics.internal:65535", ("metrics.internal", 65535)),
+        ("[::1]:9100", ("::1", 9100)),
+        ("0.0.0.0:1", ("0.0.0.0", 1)),
+    ],
+)
+def test_an_address_for_the_metrics_is_a_host_and_a_port(said: str, found: object) -> None:
+    assert metrics_at(Settings(metrics_address=said)) == found
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ":9100",
+        "9100",
+        "localhost",
+        "localhost:",
+        "localhost:0",
+        "localhost:65536",
+        "::1:9100",
+        "[::1]",
+        "http://h:1",
+        "h:1/metrics",
+        "h :1",
+    ],
+)
+def test_anything_else_is_no_address(said: str) -> None:
+    with pytest.raises(ConfigError, match="metrics_address must be HOST:PORT"):
+        Settings(metrics_address=said)
+
+
+def test_metrics_that_are_off_need_no_address() -> None:
+    with pytest.raises(ConfigError, match="metrics is false"):
+        Settings(metrics_address="localhost:9100", metrics=False)

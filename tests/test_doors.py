@@ -78,7 +78,7 @@ async def test_a_name_is_refused_before_anybody_looks_for_a_token(made: Any) -> 
 
 async def test_the_probes_are_for_whoever_asks(made: Any) -> None:
     api = await made()
-    for path in ("/livez", "/readyz"):
+    for path in ("/livez", "/readyz", "/metrics"):
         assert (await api.get(path, headers={"Host": "10-0-0-7.pod.example"})).status == 200
     request = make_mocked_request("GET", "/metrics", headers={"Host": "10-0-0-7.pod.example"})
     assert Doors(rates=Rates(token="off", address="1/day", failures="off")).enter(request, "/metrics") is None

@@ -147,9 +147,9 @@ def test_what_is_away_and_back() -> None:
     assert [(line["level"], line["event"]) for line in told(*events)] == [
         ("error", "the database is away"),
         ("info", "the database is back"),
-        ("warning", "Redis is away"),
-        ("warning", "Redis takes nothing new"),
-        ("info", "Redis is back"),
+        ("warning", "Redis cannot be used, and is tried again"),
+        ("warning", "Redis takes nothing new, and is tried again"),
+        ("info", "Redis is used again"),
     ]
 
 
@@ -191,7 +191,7 @@ def test_nothing_that_is_told_can_pass_for_another_line_or_be_obeyed(path: str, 
 
 @given(_texts.filter(lambda text: text.isprintable() and "tc_" not in text and "://" not in text and "password" not in text))
 def test_what_can_be_seen_is_told_as_it_is(text: str) -> None:
-    assert bare(RedisAway(text)) == [{"level": "warning", "event": "Redis is away", "why": text}]
+    assert bare(RedisAway(text)) == [{"level": "warning", "event": "Redis cannot be used, and is tried again", "why": text}]
 
 
 # ------------------------------------------------------------------------------------------------------ Python's logging

@@ -106,7 +106,7 @@ async def test_every_operation_has_a_name_of_its_own_a_summary_and_a_place(docum
             *("listTasks", "addTask", "getTask", "headTask", "replaceTask", "editTask", "removeTask", "taskHistory"),
             *("writeBatch", "listChanges", "listProjects", "listLabels", "getStats", "getCache", "clearCache"),
             *("getMe", "listTokens", "createToken", "revokeToken", "listWorkspaces", "createWorkspace"),
-            *("livez", "readyz", "version", "getOpenapi", "getDocs"),
+            *("livez", "readyz", "getMetrics", "version", "getOpenapi", "getDocs"),
         ]
     )
     tags = {tag["name"] for tag in document["tags"]}
@@ -361,7 +361,7 @@ async def test_answers_fit_their_schemas_and_have_their_headers(api: Api, docume
         assert shapes.mistakes(schema, value) == []
         assert {"X-Request-Id", *(["ETag"] if path.endswith("{id}") else [])} <= told["headers"].keys()
         missing = {name for name in told["headers"] if name not in answer.headers}
-        assert missing <= {"Link", "Preference-Applied", "RateLimit", "RateLimit-Policy"}
+        assert missing <= {"Link", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Vary"}
     for answer in (await api.get("/api/v1/tasks/99"), await api.post("/api/v1/tasks", json={}), await api.get("/nothing")):
         assert shapes.mistakes({"$ref": "#/components/schemas/Problem"}, await answer.json(content_type=None)) == []
 

@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from taskctl import Add, Changeset, Edit, NewTask, Settings, TaskPatch, TaskQuery, open_tasks, parse_filter
-from taskctl.observe import ignore
+from taskctl.observe import Statement, ignore
 from taskctl.seed import sample
 from taskctl.storage.driver import Driver, Row
 from taskctl.storage.sql import Questions
@@ -100,7 +100,7 @@ class CountingPostgres(Counting):
         self.rows_read = 0
         self.scans: list[str] = []
 
-    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:
+    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False, name: Statement = "other") -> list[Row]:
         [(told,)] = await self.driver.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", params)
         [plan] = json.loads(told) if isinstance(told, str) else told
         self.scans.clear()
@@ -137,7 +137,7 @@ class CountingSqlite(Counting):
         self.rows_read += 1
         return 1
 
-    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:
+    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False, name: Statement = "other") -> list[Row]:
         counting = sql.replace("CROSS JOIN tasks WHERE ", "CROSS JOIN tasks WHERE counted(tasks.id) AND ")
         counting = counting.replace("task_labels AS l WHERE ", "task_labels AS l WHERE counted(l.task_id) AND ")
         for table, column in _COUNTED:

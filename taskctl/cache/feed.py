@@ -236,6 +236,7 @@ class Feed:
         self._closed = False
         self._failing = False
         self._next_sweep = 0.0
+        self._reached = time.monotonic()  # when the last look began that reached the ends of all logs
 
     def following(self, workspace: str) -> Following | None:
         """Return what is known of a workspace's log; None as long as that is nothing. Then it will be."""
@@ -280,6 +281,21 @@ class Feed:
         """Look at the logs soon: somebody says that there is something new in this one."""
         if workspace in self._followed:
             self._woken.set()
+
+    @property
+    def workspaces(self) -> int:
+        """How many logs are followed."""
+        return len(self._followed)
+
+    @property
+    def held(self) -> bool:
+        """Whether the ends of all logs that are followed are known."""
+        return all(following.leased for following in self._followed.values() if following.joined)
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the last look that reached the ends of all logs began; 0 if none is followed."""
+        return time.monotonic() - self._reached if self._followed else 0.0
 
     def start(self) -> None:
         """Begin to look."""
@@ -357,9 +373,11 @@ class Feed:
         """Read what is new in all logs, and return whether there is more."""
         self._leave_idle()
         followed = {name: following for name, following in self._followed.items() if following.joined}
+        began = time.monotonic()
         if not followed:
+            self._reached = began
             return False
-        began, mark = time.perf_counter(), self._lease.begin()
+        mark = self._lease.begin()
         looks = {name: Look(mark, following.doubts, following.known) for name, following in followed.items()}
         try:
             news = await self._log.news({name: look.since for name, look in looks.items()})
@@ -367,7 +385,7 @@ class Feed:
             if not isinstance(e, TaskctlError) and not self._failing:  # twice a second is too often
                 _log.exception("the log cannot be followed")
             self._failing = True
-            self._observer(FeedPolled(len(followed), 0, 0, time.perf_counter() - began, failed=True))
+            self._observer(FeedPolled(len(followed), 0, 0, time.monotonic() - began, failed=True))
             return False
         self._failing = False
         behind = entries = 0
@@ -379,5 +397,7 @@ class Feed:
                     self.forget()
                 return False
             behind += head - following.applied
-        self._observer(FeedPolled(len(followed), entries, behind, time.perf_counter() - began, failed=False))
+        if not behind:
+            self._reached = began
+        self._observer(FeedPolled(len(followed), entries, behind, time.monotonic() - began, failed=False))
         return behind > 0

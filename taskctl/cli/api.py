@@ -10,6 +10,7 @@ from taskctl import wiring
 from taskctl.cli.call import JSON, Call, command
 from taskctl.cli.output import show_bytes, show_json, show_lines, show_text
 from taskctl.cli.terminal import tell_json
+from taskctl.config import TOKEN_WAYS
 from taskctl.errors import UsageError, by_status
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -61,6 +62,8 @@ def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip() or set("\r\n") & set(text):
         raise UsageError(f"{text!r} is not a header; NAME: VALUE was expected")
+    if name.strip().lower() == "authorization":
+        raise UsageError(f"no token belongs on a command line, where others see it: {TOKEN_WAYS}")
     return name.strip(), value.strip()
 
 

@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from taskctl import config, wiring
 from taskctl.access import AccessService
 from taskctl.cli.terminal import tell, tell_json, tell_lines
-from taskctl.errors import TaskctlError, UsageError
+from taskctl.errors import ConfigError, Forbidden, TaskctlError, Unauthenticated, UsageError
 from taskctl.observe import Event, StatementDone, ignore
 from taskctl.tasks import Source, TaskService
 
@@ -37,7 +37,12 @@ _shown_as_json = _json_wanted(sys.argv[1:], os.environ)
 
 
 def _shared(  # a signature only: what stands in it stands behind every command
-    server: Annotated[str | None, typer.Option(help="Work on the tasks of this server, http://HOST:PORT.")] = None,
+    server: Annotated[
+        str | None, typer.Option(help="Work on the tasks of this server, http://HOST:PORT or https://HOST.")
+    ] = None,
+    token_file: Annotated[str | None, typer.Option(help="The file with the token for that server.")] = None,
+    ca_file: Annotated[str | None, typer.Option(help="The CAs that may vouch for that server, in PEM.")] = None,
+    allow_http: Annotated[bool | None, typer.Option(help="Send the token to another machine in the clear.")] = None,
     database_url: Annotated[str | None, typer.Option(help="Work on this database, sqlite:///PATH or postgresql://…")] = None,
     database_password_file: Annotated[str | None, typer.Option(help="The file with the password of the database.")] = None,
     workspace: Annotated[str | None, typer.Option(help="Which of the database's workspaces.")] = None,
@@ -62,7 +67,7 @@ def shared_options(function: Callable[..., T]) -> Callable[..., T]:
     def wrapper(**values: Any) -> T:
         flags = {name: values.pop(name) for name in _SHARED}
         # `--no-color` is a False that was given; --quiet and --verbose are False when they are not.
-        given = {n: v for n, v in flags.items() if v is not None and (v is not False or n == "color")}
+        given = {n: v for n, v in flags.items() if v is not None and (v is not False or n not in ("quiet", "verbose"))}
         return function(values.pop(context.name), given, **values)
 
     parameters = [context, *own, *_SHARED.values()]
@@ -74,12 +79,16 @@ class Call:
     """What a command works with: its settings, its output, and the tasks."""
 
     def __init__(self, flags: Flags) -> None:
-        self.flags = flags
         self.quiet: bool = flags.get("quiet", False)
         self.verbose: bool = flags.get("verbose", False)
-        self.loaded = config.load({n: v for n, v in flags.items() if n not in ("quiet", "verbose")})
-        self.settings = self.loaded.settings
         self.failed = False
+        self._flags = {n: v for n, v in flags.items() if n not in ("quiet", "verbose")}
+        self.loaded = config.load(self._flags)
+
+    @property
+    def settings(self) -> config.Settings:
+        """What is set, by flags and otherwise."""
+        return self.loaded.settings
 
     def tasks(self, command: Callable[[TaskService], Coroutine[Any, Any, T]], source: Source = "cli") -> T:
         """Run the command on the tasks that the settings name."""
@@ -90,9 +99,10 @@ class Call:
         """Run the command on the tokens and workspaces of the place that the settings name."""
         return wiring.run_access(command, self.loaded, actor=_user())
 
-    def with_flags(self, **flags: object) -> "Call":
-        """Return the call with further flags; None is one that was not given."""
-        return Call({**self.flags, **{name: value for name, value in flags.items() if value is not None}})
+    def add_flags(self, **flags: object) -> None:
+        """Take in the flags that only this command has; None is one that was not given."""
+        self._flags |= {name: value for name, value in flags.items() if value is not None}
+        self.loaded = config.load(self._flags)
 
     @property
     def workspace(self) -> str | None:
@@ -165,8 +175,16 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
             _shown_as_json = call.settings.output in JSON
             try:
                 function(call, **values)
+            except (Unauthenticated, Forbidden) as e:
+                if not call.loaded.remote:
+                    raise
+                from taskctl.logins import advised
+
+                raise advised(e, call.loaded) from None
             except BrokenPipeError:  # typer would make it a 1
                 return reader_gone()
+            except ConfigError as e:
+                raise call.loaded.placed(e) from None
             return PARTLY if call.failed else 0
 
         run.__name__, run.__doc__ = function.__name__, function.__doc__
@@ -230,6 +248,9 @@ def _misused(e: Any) -> int:
     context = getattr(e, "ctx", None)
     if type(e).__name__ == "NoArgsIsHelpError":  # its message is the help
         tell_lines(e.format_message())
+        return UsageError.exit_code
+    if getattr(e, "option_name", None) == "--token":
+        report(UsageError(f"there is no --token, because others see what stands on a command line: {config.TOKEN_WAYS}"))
         return UsageError.exit_code
     hint = f" (see {context.command_path} --help)" if context is not None else ""
     report(UsageError(e.format_message() + hint))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Final
 
-from taskctl.access import Token, Workspace
+from taskctl.access import Login, Token, Workspace
 from taskctl.cli.terminal import plain, plain_lines
 from taskctl.config import Settings
 from taskctl.errors import UsageError
@@ -117,7 +117,9 @@ def show_bytes(data: bytes) -> None:
     sys.stdout.buffer.write(data)
 
 
-def _id(item: Task | Change | Tally | Token | Workspace) -> int | str:
+def _id(item: Task | Change | Tally | Token | Workspace | Login) -> int | str:
+    if isinstance(item, Login):
+        return item.token or "-"
     return item.name if isinstance(item, Tally | Workspace) else item.seq if isinstance(item, Change) else item.id
 
 
@@ -142,6 +144,7 @@ _CHANGE = ("seq", "at", "who", "op", "task", "change")
 _CHANGE_WIDE = (*_CHANGE, "version", "changeset")
 _TALLY = ("name", "todo", "in_progress", "done", "cancelled")
 _TOKEN = ("id", "name", "scopes", "created_at", "created_by", "expires_at", "last_used_at", "revoked_at")
+_LOGIN = ("server", "state", "token", "name", "workspace", "scopes", "expires_at", "source")
 _SHRINK = ("project", "labels")
 _LAST_LEAST = 20
 """On a narrow terminal these columns give way first, so that the last one, a title, keeps this many characters."""
@@ -167,6 +170,8 @@ def _table(items: Sequence[Any], settings: Settings) -> None:
             names, rows = _TALLY, [[_cell(t.name), *(str(n) for n in t.counts.values())] for t in items]
         case Token():
             names, rows = _TOKEN, [[_cell(getattr(token, name)) for name in _TOKEN] for token in items]
+        case Login():
+            names, rows = _LOGIN, [[_cell(getattr(login, name)) for name in _LOGIN] for login in items]
         case Workspace():
             names, rows = ("name",), [[_cell(workspace.name)] for workspace in items]
         case _:

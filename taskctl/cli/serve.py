@@ -47,9 +47,11 @@ def serve(
     redis_tasks: Annotated[bool | None, typer.Option(help="Keep single tasks in it, too, not only lists.")] = None,
     log_format: Annotated[str | None, typer.Option(help="console or json.")] = None,
     log_level: Annotated[str | None, typer.Option(help="The least that is told: debug, info, warning or error.")] = None,
+    metrics: Annotated[bool | None, typer.Option(help="Tell Prometheus at /metrics what happens.")] = None,
+    metrics_address: Annotated[str | None, typer.Option(help="HOST:PORT for /metrics alone.")] = None,
 ) -> None:
     """Serve the API, on 127.0.0.1:8080 and the same database as the commands, until SIGTERM or ctrl-C."""
-    call = call.with_flags(
+    call.add_flags(
         host=host,
         port=port,
         drain_seconds=drain_seconds,
@@ -71,6 +73,8 @@ def serve(
         redis_tasks=redis_tasks,
         log_format=log_format,
         log_level=log_level,
+        metrics=metrics,
+        metrics_address=metrics_address,
     )
     if call.loaded.remote:
         raise UsageError(f"a server serves a database, and {call.loaded.remote} is a server already")
@@ -106,7 +110,7 @@ def _serve(call: Call, logs: Logs) -> None:
     if wiring.open_to_strangers(settings):
         where = settings.host or "this machine"
         told = f"whoever can reach {where} can read and change all tasks: no token is needed"
-        logs.say(f"warning: {told}", "open to everybody", "warning", host=settings.host)
+        logs.say(f"warning: {told}", "open to everybody", "error", host=settings.host)
     if settings.migrate == "auto":
         before, after = wiring.upgrade(settings)
         if before != after:

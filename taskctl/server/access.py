@@ -1,15 +1,11 @@
 """`/me`, `/tokens` and `/workspaces`: who may do what."""
 
-from typing import Literal
-
 from aiohttp import web
 
 from taskctl.access import TOKEN_ID, me
 from taskctl.errors import Conflict, InvalidRequest, NotFound, OutcomeUnknown, StorageFull
-from taskctl.observe import Audited
-from taskctl.server.doors import address_of
 from taskctl.server.openapi import answer, operation, parameter
-from taskctl.server.requests import ADMISSION, ADMITTED, OBSERVER, Parameters, access_of, json_body, no_parameters
+from taskctl.server.requests import ADMISSION, ADMITTED, Parameters, access_of, json_body, no_parameters
 from taskctl.server.shapes import TOKEN, WORKSPACE
 from taskctl.wire import encode, new_token, new_workspace
 
@@ -64,9 +60,7 @@ async def mint(request: web.Request) -> web.Response:
     no_parameters(request)
     access = access_of(request)
     _no_key(request)
-    minted = await access.mint(new_token(await json_body(request)))
-    _audit(request, "created", minted.token.id, minted.token.workspace)
-    return _answer(minted, status=201, keep="no-store")
+    return _answer(await access.mint(new_token(await json_body(request))), status=201, keep="no-store")
 
 
 @operation(
@@ -87,7 +81,6 @@ async def revoke(request: web.Request) -> web.Response:
         raise InvalidRequest("the id of a token is 12 letters and digits, the third part of tc_api_...", parameter="id")
     await access.revoke(id)
     request.app[ADMISSION].forget(id)
-    _audit(request, "revoked", id)
     return web.Response(status=204)
 
 
@@ -124,8 +117,3 @@ def _no_key(request: web.Request) -> None:
     for name in ("Idempotency-Key", "If-Match", "If-None-Match"):
         if name in request.headers:
             raise InvalidRequest(f"{name} means nothing here")
-
-
-def _audit(request: web.Request, action: Literal["created", "revoked"], token: str, workspace: str = "") -> None:
-    by = request[ADMITTED].caller
-    request.app[OBSERVER](Audited(action, token, workspace or by.workspace, by.token, address_of(request)))

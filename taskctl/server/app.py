@@ -26,12 +26,24 @@ from taskctl.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from taskctl.observe import Observer, RequestDone
-from taskctl.server import access, docs, names, probes, reports, tasks
+from taskctl.observe import Observer, RateLimited, RequestDone
+from taskctl.server import access, docs, names, probes, reports, scrape, tasks
 from taskctl.server.admission import LIMITS, Admission, Needs, Opened
 from taskctl.server.doors import DOORS, Doors
 from taskctl.server.openapi import MERGE_PATCH
-from taskctl.server.requests import ADMISSION, ADMITTED, BODY_MAX, OBSERVER, OPENED, STATE, State, expects_to_go_on, where_from
+from taskctl.server.requests import (
+    ADMISSION,
+    ADMITTED,
+    BODY,
+    BODY_MAX,
+    OBSERVER,
+    OPENED,
+    STATE,
+    State,
+    expects_to_go_on,
+    where_from,
+)
+from taskctl.server.scrape import SCRAPE, Scrape
 from taskctl.wire import PROBLEM, encode, etag, problem
 
 _OURS = secrets.token_hex(8)
@@ -41,9 +53,15 @@ _log = logging.getLogger("taskctl.server")
 
 
 def make_app(
-    open_service: Callable[[], AbstractAsyncContextManager[Opened]], observer: Observer, doors: Doors | None = None
+    open_service: Callable[[], AbstractAsyncContextManager[Opened]],
+    observer: Observer,
+    doors: Doors | None = None,
+    metrics: Scrape | None = None,
 ) -> web.Application:
-    """Return the application. It opens what it serves when it starts and closes it when it is cleaned up."""
+    """Return the application. It opens what it serves when it starts and closes it when it is cleaned up.
+
+    metrics: what `/metrics` tells, None if it tells nothing.
+    """
     doors = doors or Doors()
 
     async def service(app: web.Application) -> AsyncIterator[None]:
@@ -58,8 +76,9 @@ def make_app(
     app[STATE] = state
     app[OBSERVER] = observer
     app[DOORS] = doors
+    app[SCRAPE] = metrics
     app.cleanup_ctx.append(service)
-    routes = [*probes.routes(), *tasks.routes(), *reports.routes(), *access.routes(), *docs.routes()]
+    routes = [*probes.routes(), *scrape.routes(), *tasks.routes(), *reports.routes(), *access.routes(), *docs.routes()]
     assert all(hasattr(route.handler, "needs") for route in routes), "every handler says what it needs of who asks"
     app.add_routes(web.route(r.method, r.path, r.handler, **{**r.kwargs, "expect_handler": _expect}) for r in routes)
     return app
@@ -104,6 +123,8 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
                 response = await handler(request)
         except TaskctlError as e:
             response = answer(e, request_id)
+            if isinstance(e, TooManyRequests):
+                observer(RateLimited(e.extra["limit"]))
         except web.HTTPException as e:
             response = answer(_told(e, request), request_id)
         except Exception:
@@ -111,6 +132,10 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
             response = answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
         finally:
             state.in_flight -= 1
+        admitted = request.get(ADMITTED)
+        if admitted is not None and admitted.access is not None:  # who asks decides what there is at an address
+            vary = response.headers.get(names.VARY)
+            response.headers[names.VARY] = f"{vary}, Authorization" if vary else "Authorization"
         doors.leave(request, response)
         seconds = time.perf_counter() - started
         method, status, headers = request.method, response.status, response.headers
@@ -122,9 +147,10 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
             headers.update(request[LIMITS])
         if state.draining:
             response.force_close()
-        admitted = request.get(ADMITTED)
-        whose = (admitted.caller.workspace, admitted.caller.token) if admitted is not None else ("", "")
-        observer(RequestDone(method, request.rel_url.raw_path, route, status, seconds, request_id, *whose))
+        workspace, token = (admitted.caller.workspace, admitted.caller.token) if admitted is not None else ("", "")
+        path, address = request.rel_url.raw_path, doors.address_of(request)
+        received, sent = len(request.get(BODY, b"")), 0 if method == "HEAD" else response.content_length or 0
+        observer(RequestDone(method, path, route, status, seconds, request_id, workspace, token, address, received, sent))
         return response
 
     return middleware

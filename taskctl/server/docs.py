@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from taskctl.errors import InvalidRequest
-from taskctl.server import access, probes, reports, tasks
+from taskctl.server import access, probes, reports, scrape, tasks
 from taskctl.server.openapi import IF_NONE_MATCH, answer, document, needing, operation
 from taskctl.server.requests import no_parameters, versions
 from taskctl.wire import encode
@@ -85,7 +85,9 @@ async def page(request: web.Request) -> web.Response:
 
 @cache
 def _built() -> tuple[bytes, str]:
-    body = encode(document([*tasks.routes(), *reports.routes(), *access.routes(), *probes.routes(), *_described()]))
+    body = encode(
+        document([*tasks.routes(), *reports.routes(), *access.routes(), *probes.routes(), *scrape.routes(), *_described()])
+    )
     return body, _tag(body)
 
 

@@ -41,7 +41,7 @@ async def readyz(request: web.Request) -> web.Response:
     given = Parameters(request, "verbose")
     if request.app[STATE].draining:
         raise Unavailable("the server is about to stop")
-    await request.app[OPENED].tasks.ready()
+    await request.app[OPENED].ready()
     return web.Response(text="database ok\nok\n" if given.many("verbose") else "ok\n")
 
 

@@ -72,7 +72,7 @@ async def stats(request: web.Request) -> web.Response:
 @operation(
     "getCache",
     "server",
-    needs="admin",
+    needs="keeper",
     answers={200: answer("What is remembered, and how questions went.", "CacheStats", "Cache-Control")},
     fails=[NotFound],
 )
@@ -84,7 +84,7 @@ async def cache(request: web.Request) -> web.Response:
 
 
 @operation(
-    "clearCache", "server", needs="admin", answers={204: answer("Everything is forgotten.")}, fails=[NotFound, Unavailable]
+    "clearCache", "server", needs="keeper", answers={204: answer("Everything is forgotten.")}, fails=[NotFound, Unavailable]
 )
 async def clear_cache(request: web.Request) -> web.Response:
     """Forget everything that is remembered: by this server, and in the Redis that it shares with others."""

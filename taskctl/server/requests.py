@@ -115,6 +115,7 @@ async def json_body(request: web.Request, *more_types: str) -> Any:
             async with asyncio.timeout(BODY_SECONDS):
                 # An outer application has a limit of its own; ours holds wherever we are mounted.
                 body = await request.clone(client_max_size=BODY_MAX).read()
+            await request.app[ADMISSION].again(request, request.match_info.handler.needs)  # type: ignore[attr-defined]
         request[BODY] = body
     except TimeoutError:
         raise RequestTimedOut(f"the body has not arrived within {BODY_SECONDS:g} seconds") from None

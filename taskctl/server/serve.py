@@ -3,16 +3,19 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
 from aiohttp import web
 
-from taskctl.errors import ConfigError, Unavailable
-from taskctl.observe import CertificateKept, CertificateRenewed, Observer
-from taskctl.server.doors import DOORS
+from taskctl.errors import ConfigError, MethodNotAllowed, NotFound, Unavailable
+from taskctl.observe import CertificateKept, CertificateRenewed, Observer, ignore
+from taskctl.server.app import answer, request_id_of
+from taskctl.server.doors import DOORS, Doors
 from taskctl.server.edge import Connection
-from taskctl.server.requests import STATE
+from taskctl.server.requests import OBSERVER, STATE
+from taskctl.server.scrape import Scrape, scraped
 from taskctl.server.tls import Certificate
 
 HANDSHAKE_SECONDS = 10.0
@@ -38,6 +41,36 @@ def is_loopback(host: str) -> bool:
     return all(ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
+@asynccontextmanager
+async def serving_alone(scrape: Scrape, host: str, port: int) -> AsyncIterator[None]:
+    """Serve `/metrics`, and nothing else, at an address of its own meanwhile. Raises Unavailable if it cannot listen there."""
+    doors = Doors(hosts={"*"})
+
+    async def only(request: web.BaseRequest) -> web.StreamResponse:
+        request_id = request_id_of(request)
+        if request.path != "/metrics":
+            response = answer(NotFound("there is nothing at this address but /metrics"), request_id)
+        elif request.method not in ("GET", "HEAD"):
+            response = answer(MethodNotAllowed(f"{request.method} does not fit here", allow=["GET", "HEAD"]), request_id)
+        else:
+            response = scraped(request, scrape)
+            response.headers["X-Request-Id"] = request_id
+        doors.leave(request, response)
+        return response
+
+    server = web.Server(only)
+    loop = asyncio.get_running_loop()
+    try:
+        listening = await loop.create_server(lambda: Connection(server, ignore, doors), host, port)
+    except OSError as e:
+        raise Unavailable(f"cannot listen on {host} port {port} for /metrics: {e.strerror}") from e
+    try:
+        yield
+    finally:
+        listening.close()
+        await server.shutdown(HURRY_SECONDS)
+
+
 async def serve(
     app: web.Application,
     *,
@@ -45,7 +78,6 @@ async def serve(
     port: int,
     drain_seconds: float,
     tls: tuple[str, str] | None,
-    observer: Observer,
     started: Callable[[str], None],
 ) -> bool:
     """Serve until SIGTERM or SIGINT, and return whether it was SIGINT.
@@ -56,6 +88,7 @@ async def serve(
 
     Raises Unavailable if the address cannot be listened on, ConfigError for files that cannot be used.
     """
+    observer = app[OBSERVER]
     certificate = Certificate(*tls) if tls else None
     runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=STOP_SECONDS)
     stop: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()

@@ -86,6 +86,11 @@ class Committer:
         self._waiting = 0
         self._closed = False
 
+    @property
+    def waiting(self) -> int:
+        """How many operations wait to be written, or are being written."""
+        return self._waiting
+
     async def submit(self, workspace: str, pending: Pending) -> Outcome:
         """Return what became of the changeset, once it is durable.
 
@@ -162,7 +167,8 @@ class Committer:
     def _committed(self, workspace: str, batch: Sequence[_Waiting], entered: Entered, told: Told, seconds: float) -> None:
         lane = self._lanes.get(workspace)
         operations = sum(waiting.operations for waiting in batch)
-        self._observer(BatchCommitted(workspace, len(batch), operations, len(lane.waiting) if lane else 0, seconds))
+        waiting = len(lane.waiting) if lane else 0
+        self._observer(BatchCommitted(workspace, len(batch), operations, waiting, seconds, *_became(entered.steps)))
         try:
             told(entered.steps)
         except Exception:  # it is written all the same, and whoever waits is to know
@@ -198,6 +204,17 @@ def _taken(waiting: deque[_Waiting], most: int) -> list[_Waiting]:
             break
         batch.append(waiting.popleft())
     return batch
+
+
+def _became(steps: Sequence[Step]) -> tuple[int, tuple[float, ...]]:
+    """Return how many tasks entries have added, and of each that became done, the seconds since it was created."""
+    created, leads = 0, []
+    for step in steps:
+        before, after = step.tasks
+        created += before is None
+        if after is not None and after.completed_at is not None and (before is None or before.completed_at is None):
+            leads.append(max(0.0, (after.completed_at - after.created_at).total_seconds()))
+    return created, tuple(leads)
 
 
 def _answer(batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:

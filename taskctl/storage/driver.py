@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from taskctl.observe import Statement
+
 T = TypeVar("T")
 Row: TypeAlias = tuple[Any, ...]
 Sql: TypeAlias = tuple[str, list[Any]]
@@ -41,8 +43,11 @@ class Connection(Protocol):
 
     dialect: Dialect
 
-    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:
-        """Run a statement and return its rows. fixed: its text is one of a few, so that it is worth preparing."""
+    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False, name: Statement = "other") -> list[Row]:
+        """Run a statement and return its rows.
+
+        fixed: its text is one of a few, so that it is worth preparing. name: what it is for, for whoever observes it.
+        """
 
     async def run(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> None:
         """Run a statement that has no rows to return."""
@@ -77,7 +82,7 @@ class Driver(Protocol):
 
     dialect: Dialect
 
-    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:
+    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False, name: Statement = "other") -> list[Row]:
         """Run a statement that only reads, and return its rows. It is a snapshot by itself."""
 
     async def read(self, work: Work[T]) -> T:

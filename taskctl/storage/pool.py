@@ -7,7 +7,7 @@ So a slow connect holds up nobody who could have had another connection, and a c
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Generic, Protocol, TypeVar, cast
 
@@ -66,6 +66,16 @@ class Pool(Generic[C]):
                 connection.close()
         self._idle = [(connection, born) for connection, born in self._idle if connection.usable]
         return len(self._idle) + len(self._busy)
+
+    @property
+    def states(self) -> Mapping[str, int]:
+        """How many connections there are in each state."""
+        return {"idle": len(self._idle), "busy": len(self._busy), "connecting": len(self._connecting)}
+
+    @property
+    def waiters(self) -> int:
+        """How many wait for a connection."""
+        return len(self._waiting)
 
     @asynccontextmanager
     async def connection(self, *, first: float, next: float) -> AsyncIterator[C]:

@@ -18,7 +18,7 @@ from psycopg2 import errorcodes, errors, extensions
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random
 
 from taskctl.errors import SchemaOutdated, StorageFull, Unavailable
-from taskctl.observe import DatabaseAway, DatabaseBack, Observer, StatementDone
+from taskctl.observe import DatabaseAway, DatabaseBack, Observer, Statement, StatementDone
 from taskctl.storage import driver, migrations
 from taskctl.storage.driver import Doubtful, Overtaken, Row, Sql, Work
 from taskctl.storage.libpq import Place
@@ -148,7 +148,7 @@ class Dialect:
     now = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     alone = (
         "SET LOCAL idle_in_transaction_session_timeout = 0; "
-        "LOCK TABLE workspaces, tasks, task_labels, log, meta IN EXCLUSIVE MODE"
+        "LOCK TABLE workspaces, tasks, task_labels, log, meta, tokens IN EXCLUSIVE MODE"
     )
 
     def among(self, column: str, values: Iterable[int] | Iterable[str]) -> Sql:
@@ -203,12 +203,9 @@ class Session:
         self._broken = True
         self._connection.close()
 
-    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:
-        started = time.perf_counter()
+    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False, name: Statement = "other") -> list[Row]:
         self._add(sql, params, fixed=fixed)
-        rows = await self._send()
-        self._postgres.observer(StatementDone(sql, len(rows), time.perf_counter() - started))
-        return rows
+        return await self._send(sql, name)
 
     async def run(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> None:
         self._add(sql + self._if_taken, params, fixed=fixed)
@@ -247,14 +244,14 @@ class Session:
                 self._broken = True
             elif self.usable:
                 self._unsent.append(b"ROLLBACK")
-                await self._send()
+                await self._send("ROLLBACK", "other")
             raise
         writes = bool(self._unsent)
         self._unsent.append(b"COMMIT")
         if self._if_taken:
             self._unsent.append(b"SHOW taskctl.taken")
         try:
-            answer = await self._send()
+            answer = await self._send("COMMIT", "commit")
         except Unavailable as e:
             # After a COMMIT that is followed by a question, even a cancellation may have come too late.
             late = self._if_taken and not isinstance(e.__cause__, errors.LockNotAvailable)
@@ -284,8 +281,12 @@ class Session:
     def _bound(self, sql: str, params: Sequence[Any]) -> bytes:
         return cast(bytes, self._cursor.raw.mogrify(sql, tuple(params)))
 
-    async def _send(self) -> list[Row]:
-        """Send what has gathered, in one round trip, and return the rows of the last statement."""
+    async def _send(self, sql: str, name: Statement) -> list[Row]:
+        """Send what has gathered, in one round trip, and return the rows of the last statement.
+
+        sql, name: what it is all for, for the observer.
+        """
+        started = time.perf_counter()
         statement = b";".join(self._unsent)
         self._unsent.clear()
         self._postgres.begun(self)
@@ -300,7 +301,9 @@ class Session:
             raise
         finally:
             self._postgres.ended(self, answered=answered)
-        return cast("list[Row]", self._cursor.raw.fetchall()) if self._cursor.description else []
+        rows = cast("list[Row]", self._cursor.raw.fetchall()) if self._cursor.description else []
+        self._postgres.observer(StatementDone(sql, len(rows), time.perf_counter() - started, name))
+        return rows
 
 
 def _records(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -342,10 +345,10 @@ class Postgres:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:
+    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False, name: Statement = "other") -> list[Row]:
         async def once() -> list[Row]:
             async with self._lent(self._readers) as session:
-                return await session.fetch(sql, params, fixed=fixed)
+                return await session.fetch(sql, params, fixed=fixed, name=name)
 
         return await self._retried(once)
 
@@ -363,6 +366,19 @@ class Postgres:
 
         # Lost means that nothing was committed; whatever may have been is Doubtful, and not for us to repeat.
         return await self._retried(once)
+
+    @property
+    def connections(self) -> Mapping[tuple[str, ...], int]:
+        """How many connections there are, by what they are for (read, write) and their state (idle, busy, connecting)."""
+        return {(name, state): count for name, pool in self._pools() for state, count in pool.states.items()}
+
+    @property
+    def waiters(self) -> Mapping[tuple[str, ...], int]:
+        """How many wait for a connection, by what for."""
+        return {(name,): pool.waiters for name, pool in self._pools()}
+
+    def _pools(self) -> Sequence[tuple[str, Pool[Session]]]:
+        return ("read", self._readers), ("write", self._writers)
 
     async def close(self) -> None:
         await self._writers.close()
@@ -433,10 +449,10 @@ class Postgres:
             session = Session(self, connection, cursor)
             revision = None
             limits = {"milliseconds": round(self._timeout * 1000), "lock_milliseconds": round(self._timeout * 800)}
-            [(encoding,)] = await session.fetch(_SETTINGS.format(**limits) + "SHOW server_encoding")
+            [(encoding,)] = await session.fetch(_SETTINGS.format(**limits) + "SHOW server_encoding", name="session")
             if encoding == "UTF8":
                 with suppress(TableMissing):
-                    [(revision,)] = await session.fetch("SELECT (SELECT version_num FROM alembic_version)")
+                    [(revision,)] = await session.fetch("SELECT (SELECT version_num FROM alembic_version)", name="session")
         except BaseException as e:
             connection.close()
             if isinstance(e, psycopg2.Error):

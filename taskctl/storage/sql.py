@@ -14,6 +14,7 @@ from taskctl.errors import CursorExpired, InvalidRequest, TaskctlError
 from taskctl.fields import STATUSES
 from taskctl.filters import micros, place, zone_of
 from taskctl.log import News, Recent, Step
+from taskctl.observe import Statement
 from taskctl.storage import where
 from taskctl.storage.driver import Driver, Row, Sql
 from taskctl.storage.ledger import Outcome, Pending
@@ -46,6 +47,7 @@ from taskctl.tasks import (
     Written,
     no_such_cursor,
     no_task,
+    require_at,
 )
 from taskctl.wire import (
     decode_cursor,
@@ -100,7 +102,8 @@ class SqlTasks(TaskService):
         return outcome
 
     async def ask(self, query: Query[T], *, at: str = "", fresh: bool = False) -> Read[T]:
-        del at, fresh  # every answer is from the database, and as new as can be
+        del fresh  # every answer is from the database, and as new as can be
+        require_at(at)
         return cast("Read[T]", await self._ask(self._workspace, query))
 
 
@@ -126,14 +129,14 @@ class Questions:
                 return await self._changes(workspace, query)
             case Projects():
                 sql = f"SELECT project, status, count(*) FROM tasks WHERE {where.within('project IS NOT NULL')} GROUP BY 1, 2"
-                answer = await self._fetch(workspace, sql, [workspace])
+                answer = await self._fetch("projects", workspace, sql, [workspace])
                 return Read(_tallies(answer.rows), answer.at)
             case Labels():
                 sql = (
                     f"SELECT label, status, count(*) FROM (SELECT label, task_id FROM task_labels WHERE {where.within()}) AS l "
                     f"JOIN tasks ON {where.within('id = task_id')} GROUP BY 1, 2"
                 )
-                answer = await self._fetch(workspace, sql, [workspace] * 2)
+                answer = await self._fetch("labels", workspace, sql, [workspace] * 2)
                 return Read(_tallies(answer.rows), answer.at)
             case GetStats(zone):
                 return await self._stats(workspace, zone_of(zone))
@@ -151,7 +154,7 @@ class Questions:
             if values:
                 among, params = self._driver.dialect.among(column, values)
                 sql = f"SELECT {_TASK} FROM tasks WHERE {where.within(among)}"
-                answer = await self._fetch(workspace, sql, [workspace, *params], fixed=True)
+                answer = await self._fetch("task", workspace, sql, [workspace, *params], fixed=True)
                 at = at or answer.at  # the older one, if there are two
                 for task in map(task_of, answer.rows):
                     found[task.id if column == "id" else task.uid] = task
@@ -164,7 +167,7 @@ class Questions:
             f"SELECT epoch, {self._driver.dialect.history}, seq, entity_id, latest FROM meta CROSS JOIN workspaces LEFT JOIN "
             f"(SELECT entity_id, max(seq) AS latest FROM log WHERE {few} GROUP BY 1) AS changed ON 1 = 1 WHERE name = ?"
         )
-        rows = await self._driver.fetch(sql, [workspace] * 3)
+        rows = await self._driver.fetch(sql, [workspace] * 3, name="follow")
         if not rows:
             raise _no_workspace(workspace)
         epoch, history, head = rows[0][:3]
@@ -181,7 +184,7 @@ class Questions:
         )
         logs: dict[str, tuple[int, list[Step]]] = {}
         history = ""
-        for row in await self._driver.fetch(sql, [value for pair in since.items() for value in pair]):
+        for row in await self._driver.fetch(sql, [value for pair in since.items() for value in pair], name="feed"):
             epoch, timeline, name, head, *step = row
             history = epoch + timeline
             steps = logs.setdefault(name, (head, []))[1]
@@ -190,7 +193,14 @@ class Questions:
         return News(history, logs)
 
     async def _fetch(
-        self, workspace: str, sql: str, params: Sequence[Any], *, beside: Sql = ("0", []), fixed: bool = False
+        self,
+        name: Statement,
+        workspace: str,
+        sql: str,
+        params: Sequence[Any],
+        *,
+        beside: Sql = ("0", []),
+        fixed: bool = False,
     ) -> "_Answer":
         """Return the rows of a question, whose first column is never null, and the head of the log that they belong to.
 
@@ -200,7 +210,7 @@ class Questions:
             f"SELECT workspaces.seq, epoch, {beside[0]}, answer.* FROM meta CROSS JOIN workspaces LEFT JOIN ({sql}) AS answer "
             "ON 1 = 1 WHERE workspaces.name = ?"
         )
-        rows = await self._driver.fetch(whole, [*beside[1], *params, workspace], fixed=fixed)
+        rows = await self._driver.fetch(whole, [*beside[1], *params, workspace], fixed=fixed, name=name)
         if not rows:
             raise _no_workspace(workspace)
         seq, epoch, found = rows[0][:3]
@@ -236,7 +246,7 @@ class Questions:
         if query.count:
             picked, values = where.condition(query.where, context) if query.where is not None else ("1 = 1", [])
             beside = f"(SELECT count(*) FROM tasks WHERE {where.within(picked)})", [workspace, *values]
-        answer = await self._fetch(workspace, sql + _limit(query.limit), params, beside=beside)
+        answer = await self._fetch("list", workspace, sql + _limit(query.limit), params, beside=beside)
         rows = answer.rows
         more_follow = query.limit is not None and len(rows) > query.limit
         items = tuple(map(task_of, rows[: query.limit]))
@@ -247,7 +257,7 @@ class Questions:
 
     async def _fewest(self, terms: Sequence[Condition], context: where.Context) -> Condition | None:
         """Return the term that picks the fewest tasks, None if none picks few."""
-        [counts] = await self._driver.fetch(*where.counts(terms, context))
+        [counts] = await self._driver.fetch(*where.counts(terms, context), name="plan")
         fewest = min(range(len(counts)), key=counts.__getitem__)
         return terms[fewest] if counts[fewest] <= where.FEW else None
 
@@ -261,7 +271,7 @@ class Questions:
             one = f"COALESCE((SELECT id FROM tasks WHERE {where.within('uid = ?')}), ({removed}))"
             params = [workspace, *params, workspace, *params]
         sql = f"SELECT {_LOG} FROM log WHERE {where.within(f'entity_id = {one}', 'seq < ?')} ORDER BY seq DESC"
-        answer = await self._fetch(workspace, sql + _limit(query.limit), [workspace, *params, before])
+        answer = await self._fetch("history", workspace, sql + _limit(query.limit), [workspace, *params, before])
         rows = answer.rows
         if not rows and query.cursor is None:
             raise no_task(query.id, answer.at)
@@ -270,7 +280,7 @@ class Questions:
 
     async def _changes(self, workspace: str, query: ChangesSince) -> Read[Changes]:
         sql = f"SELECT {_LOG} FROM log WHERE {where.within('seq > ?')} ORDER BY seq LIMIT {query.limit}"
-        answer = await self._fetch(workspace, sql, [workspace, min(query.since, _INTEGER_MAX)])
+        answer = await self._fetch("changes", workspace, sql, [workspace, min(query.since, _INTEGER_MAX)])
         if (query.epoch is not None and query.epoch != answer.epoch) or query.since > answer.seq:
             raise CursorExpired(f"this log has no entry {query.since} of that epoch; read it anew from 0", epoch=answer.epoch)
         items = tuple(map(change_of, answer.rows))
@@ -292,7 +302,7 @@ class Questions:
             f"JOIN tasks ON {where.within('completed_at >= start AND completed_at < stop')} GROUP BY 2"
         )
         counts, done, late = _no_counts(), dict.fromkeys(range(STATS_DAYS), 0), 0
-        answer = await self._fetch(workspace, sql, [workspace, workspace, *params, workspace])
+        answer = await self._fetch("stats", workspace, sql, [workspace, workspace, *params, workspace])
         for kind, item, count in answer.rows:
             match kind:
                 case "status":

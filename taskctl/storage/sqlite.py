@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from taskctl.errors import StorageFull, Unavailable
-from taskctl.observe import Observer, StatementDone
+from taskctl.observe import Observer, Statement, StatementDone
 from taskctl.storage import driver, migrations
 from taskctl.storage.driver import Row, Sql, Work
 
@@ -216,22 +216,30 @@ class Connection:
         self.raw = raw
         self.observer = observer
 
-    def _execute(self, sql: str, params: Sequence[Any]) -> list[Row]:
+    def execute(self, sql: str, params: Sequence[Any], name: Statement) -> list[Row]:
+        """Run a statement and return its rows."""
         started = time.perf_counter()
         rows = self.raw.execute(sql, params).fetchall()
-        self.observer(StatementDone(sql, len(rows), time.perf_counter() - started))
+        self.observer(StatementDone(sql, len(rows), time.perf_counter() - started, name))
         return rows
 
     def _many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         started = time.perf_counter()
         self.raw.executemany(sql, rows)
-        self.observer(StatementDone(sql, len(rows), time.perf_counter() - started))
+        self.observer(StatementDone(sql, len(rows), time.perf_counter() - started, "write"))
 
-    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:  # noqa: ARG002  # sqlite3 prepares all
-        return self._execute(sql, params)
+    async def fetch(
+        self,
+        sql: str,
+        params: Sequence[Any] = (),
+        *,
+        fixed: bool = False,  # noqa: ARG002  # sqlite3 prepares all
+        name: Statement = "other",
+    ) -> list[Row]:
+        return self.execute(sql, params, name)
 
     async def run(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> None:  # noqa: ARG002
-        self._execute(sql, params)
+        self.execute(sql, params, "write")
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self._many(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", rows)
@@ -300,10 +308,10 @@ class InlineSqlite:
             self._connection = self._file.connect()
         return self._connection
 
-    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:
+    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False, name: Statement = "other") -> list[Row]:
         connection = self._open()
         with self._file.errors():
-            return await connection.fetch(sql, params, fixed=fixed)
+            return await connection.fetch(sql, params, fixed=fixed, name=name)
 
     async def read(self, work: Work[T]) -> T:
         connection = self._open()
@@ -322,7 +330,7 @@ class InlineSqlite:
             self._file.begin(raw, time.monotonic() + self._file.timeout)
             try:
                 value = await work(connection)
-                raw.execute("COMMIT")
+                connection.execute("COMMIT", (), "commit")
             except BaseException:
                 if raw.in_transaction:
                     raw.execute("ROLLBACK")

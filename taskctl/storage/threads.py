@@ -8,6 +8,7 @@ from threading import Lock, local
 from typing import Any, TypeVar
 
 from taskctl.errors import Unavailable
+from taskctl.observe import Statement
 from taskctl.storage.driver import Row, Work
 from taskctl.storage.sqlite import File, InlineSqlite, drive
 
@@ -41,8 +42,8 @@ class ThreadedSqlite:
 
     dialect = InlineSqlite.dialect
 
-    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> list[Row]:
-        return await self._run(self._readers, lambda: drive(self._inline().fetch(sql, params, fixed=fixed)))
+    async def fetch(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False, name: Statement = "other") -> list[Row]:
+        return await self._run(self._readers, lambda: drive(self._inline().fetch(sql, params, fixed=fixed, name=name)))
 
     async def read(self, work: Work[T]) -> T:
         return await self._run(self._readers, lambda: drive(self._inline().read(work)))

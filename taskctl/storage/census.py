@@ -1,0 +1,88 @@
+"""Counting all tasks of a database, from time to time, for whoever observes it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Final
+
+from taskctl.conditions import Match, Overdue
+from taskctl.errors import TaskctlError
+from taskctl.fields import OPEN, STATUSES
+from taskctl.filters import zone_of
+from taskctl.observe import Observer, TasksCounted
+from taskctl.storage import where
+from taskctl.storage.driver import Driver
+
+COUNTED_SECONDS: Final = 15.0
+"""Between two counts, at least."""
+SHARE: Final = 20
+"""A count that takes long is followed by a pause of so many times that."""
+WANTED_SECONDS: Final = 300.0
+"""For so long it goes on after somebody wanted to know."""
+
+_log = logging.getLogger("taskctl.storage")
+
+
+class Census:
+    """Counts the tasks of all workspaces while somebody wants to know, and tells the observer.
+
+    pause: seconds between two counts, at least.
+    """
+
+    def __init__(self, driver: Driver, observer: Observer, *, pause: float = COUNTED_SECONDS) -> None:
+        self._driver = driver
+        self._observer = observer
+        self._pause = pause
+        self._wanted = asyncio.Event()
+        self._wanted_at = 0.0
+
+    def want(self) -> None:
+        """Want to know, now and for a while."""
+        self._wanted_at = time.monotonic()
+        self._wanted.set()
+
+    @asynccontextmanager
+    async def counting(self) -> AsyncIterator[None]:
+        """Count meanwhile, whenever it is time."""
+        task = asyncio.create_task(self._count_again_and_again())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _count_again_and_again(self) -> None:
+        while True:
+            await self._wanted.wait()
+            started = time.monotonic()
+            try:
+                self._observer(await self.count())
+            except TaskctlError:
+                pass  # it is told elsewhere, and how old the last count is tells of it, too
+            except Exception:
+                _log.exception("the tasks cannot be counted")
+            await asyncio.sleep(max(self._pause, SHARE * (time.monotonic() - started)))
+            if time.monotonic() - self._wanted_at > WANTED_SECONDS:
+                self._wanted.clear()
+
+    async def count(self) -> TasksCounted:
+        """Return the counts of now, in one statement. Raises what the database says instead."""
+        now = datetime.now(UTC)
+        context = where.Context(self._driver.dialect, "", zone_of("UTC"), now)
+        overdue, params = where.condition(Overdue(), context)
+        are_open, _ = where.condition(Match("status", OPEN), context)
+        sql = (
+            "SELECT status AS kind, count(*) AS number, 0 AS oldest FROM tasks GROUP BY 1 UNION ALL "
+            f"SELECT -1, sum(CASE WHEN {overdue} THEN 1 ELSE 0 END), min(created_at) FROM tasks WHERE {are_open}"
+        )
+        counts, late, oldest = dict.fromkeys(STATUSES, 0), 0, 0.0
+        for kind, number, first in await self._driver.fetch(sql, params, name="census"):
+            if kind >= 0:
+                counts[STATUSES[kind]] = number
+            elif first is not None:
+                late, oldest = int(number), max(0.0, now.timestamp() - first / 1_000_000)
+        return TasksCounted(counts, late, oldest)
