@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults fuzz check format bench dist clean
+.PHONY: help run test test-faults fuzz check format bench lock sbom dist clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,11 +22,13 @@ test-faults: $(VENV)/dev.stamp ## Run the slow tests that kill and stop real pro
 fuzz: $(VENV)/dev.stamp $(VENV)/tools.stamp ## Run the property tests with many more examples
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis --timeout 3600
 
-check: $(VENV)/dev.stamp ## Lint, check formats and types, and who imports whom
+check: $(VENV)/dev.stamp ## Lint, check formats and types, who imports whom, and for known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive taskctl
+	$(BIN)/python -m tests.advisories
 
 format: $(VENV)/dev.stamp ## Put the code into its format
 	$(BIN)/ruff check --fix .
@@ -36,6 +38,21 @@ bench: $(VENV)/dev.stamp ## Run the benchmarks; docs/benchmarks.md explains them
 	$(BIN)/python -m benchmarks.cli
 	$(BIN)/python -m benchmarks.storage
 	$(BIN)/python -m benchmarks.postgres
+
+LOCK := contrib/docker/requirements.txt
+UPGRADE ?= # --upgrade takes newer versions of everything
+
+lock: $(VENV)/dev.stamp ## Pin what the release image installs, with hashes; UPGRADE=--upgrade takes newer versions
+	$(BIN)/pip-compile --quiet $(UPGRADE) --generate-hashes --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host \
+		--no-emit-find-links --no-emit-options --output-file $(LOCK) pyproject.toml
+	sed -i '1i # What the release image installs, on Linux and CPython 3.11, each file by its hash. Made by `make lock`.' $(LOCK)
+
+sbom: $(VENV)/dev.stamp ## Write what a release is made of into dist/taskctl.cdx.json (CycloneDX)
+	mkdir -p dist
+	version=$$($(BIN)/python -c 'import taskctl; print(taskctl.__version__)') && \
+		sed "s/^dynamic = .*/version = \"$$version\"/" pyproject.toml > dist/pyproject.toml
+	$(BIN)/cyclonedx-py requirements $(LOCK) --pyproject dist/pyproject.toml --output-reproducible --output-file dist/taskctl.cdx.json
+	rm dist/pyproject.toml
 
 dist: $(VENV)/dev.stamp ## Build the wheel and the source archive into dist/, and try the wheel in an empty environment
 	rm -rf dist

@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, cast, get_ar
 
 import msgspec
 
-from taskctl.errors import Conflict, FieldError, Forbidden, InvalidBody, NotFound
+from taskctl.errors import Conflict, FieldError, Forbidden, InvalidBody, InvalidRequest, NotFound
 from taskctl.fields import Refused, due
 
 Scope: TypeAlias = Literal["tasks:read", "tasks:write", "admin"]
@@ -31,9 +31,18 @@ _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 _ID, _SECRET, _CHECKSUM = 12, 43, 6
 TOKEN_ID: Final = re.compile(rf"[0-9A-Za-z]{{{_ID}}}")
 _TOKEN: Final = re.compile(rf"tc_([a-z]+)_([0-9A-Za-z]{{{_ID}}})_[0-9A-Za-z]{{{_SECRET}}}_([0-9A-Za-z]{{{_CHECKSUM}}})")
-_SECRETS: Final = re.compile(rf"(tc_[a-z]+_[0-9A-Za-z]{{{_ID}}})_[0-9A-Za-z]{{16,}}(_[0-9A-Za-z]*)?")
+# However often a client has percent-encoded it, and cut off as it may be.
+_UNDERSCORE: Final = "(?:_|%(?:25)*5[Ff])"
+_SECRETS: Final = re.compile(
+    rf"(tc{_UNDERSCORE}[a-z]+{_UNDERSCORE}[0-9A-Za-z]{{{_ID}}}){_UNDERSCORE}[0-9A-Za-z]+(?:{_UNDERSCORE}[0-9A-Za-z]*)?"
+)
+# Rather too much than too little: nobody keeps people from writing a password with a slash in it into an address.
+# An escape of JSON is taken as a whole, so that JSON stays JSON.
+_PASSWORD: Final = re.compile(r"(://[^\s/?#@:\"']*:)(?:[^\s@\"\\]|\\.)+@")
+_PARAMETER: Final = re.compile(r"(password=)(?:[^\s&\"'\\]|\\.)+")
 TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,62}[A-Za-z0-9])?")
 WORKSPACE_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+_WORKSPACE_RULE: Final = "must be 1 to 64 of a-z 0-9 . _ -, and begin and end with a letter or a digit"
 
 
 # ------------------------------------------------------------------------------------------------------------- the secret
@@ -63,8 +72,18 @@ def is_token(token: str, hashed: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """Return a text with the secrets of all tokens in it taken out; which tokens they were can still be told."""
-    return _SECRETS.sub(r"\1_[secret]", text) if "tc_" in text else text
+    """Return a text, or JSON, with the secrets in it taken out.
+
+    These are those of tokens (which they were can still be told), and passwords in addresses: `scheme://user:password@host` and
+    `password=...`.
+    """
+    if "tc_" in text or "tc%" in text:
+        text = _SECRETS.sub(r"\1_[secret]", text)
+    if "://" in text:
+        text = _PASSWORD.sub(r"\1[secret]@", text)
+    if "password=" in text:
+        text = _PARAMETER.sub(r"\1[secret]", text)
+    return text
 
 
 def _checksum(bare: str) -> str:
@@ -93,7 +112,7 @@ class Caller(NamedTuple):
 
     def may(self, scope: Scope) -> bool:
         """Return whether a scope is included in those of the caller."""
-        return max(map(SCOPES.index, self.scopes)) >= SCOPES.index(scope)
+        return any(SCOPES.index(own) >= SCOPES.index(scope) for own in self.scopes)
 
     def require(self, scope: Scope) -> None:
         """Raise Forbidden if a scope is not included in those of the caller."""
@@ -112,7 +131,12 @@ class Caller(NamedTuple):
         return self.workspace == HOME and self.may("admin")
 
     def place(self, workspace: str | None) -> str:
-        """Return which workspace is meant, the caller's own if none is named. Raises Forbidden for one that is not theirs."""
+        """Return which workspace is meant, the caller's own if none is named.
+
+        Raises Forbidden for one that is not theirs, InvalidRequest for what is the name of none.
+        """
+        if workspace is not None and not WORKSPACE_NAME.fullmatch(workspace):
+            raise InvalidRequest(f"workspace {_WORKSPACE_RULE}", parameter="workspace")
         if workspace is not None and workspace != self.workspace and not self.is_keeper:
             raise Forbidden(f"only an admin of the workspace {HOME!r} may name another one")
         return self.workspace if workspace is None else workspace
@@ -163,7 +187,7 @@ def _name(value: object) -> str:
 
 
 def _scopes(value: object) -> tuple[Scope, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if not isinstance(value, list | tuple | set | frozenset):
         raise Refused("type", "must be a list")
     given = tuple(value)
     if not given:
@@ -187,7 +211,6 @@ def _expiry(value: object) -> datetime | None:
     raise Refused("format", 'must be an instant such as "2026-12-01T15:00:00Z"')
 
 
-_WORKSPACE_RULE: Final = "must be 1 to 64 of a-z 0-9 . _ -, and begin and end with a letter or a digit"
 _READ: Final[Mapping[str, Callable[[object], object]]] = {
     "name": _name,
     "scopes": _scopes,
@@ -197,7 +220,11 @@ _READ: Final[Mapping[str, Callable[[object], object]]] = {
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a token. last_used_at is up to a minute behind; created_by is the name of the token that made it."""
+    """What is known of a token.
+
+    last_used_at is up to a minute behind. created_by, revoked_by: the name of the token with which that was done, or of the user
+    who did it on the database. maker: the id of the token that made it, None for a user.
+    """
 
     id: str
     name: str
@@ -205,9 +232,19 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     scopes: tuple[Scope, ...]
     created_at: datetime
     created_by: str | None
+    maker: str | None
     expires_at: datetime | None
     last_used_at: datetime | None
     revoked_at: datetime | None
+    revoked_by: str | None
+
+    def fault(self, now: datetime) -> tuple[str, str] | None:
+        """Return why it is worth nothing any more, for programs and for people; None if it is good."""
+        if self.revoked_at is not None:
+            return "revoked", "the token has been revoked"
+        if self.expires_at is not None and self.expires_at <= now:
+            return "expired", f"the token expired at {self.expires_at:%Y-%m-%dT%H:%M:%SZ}"
+        return None
 
     def caller(self) -> Caller:
         """Return who uses it."""
@@ -252,6 +289,24 @@ class Me(msgspec.Struct, frozen=True):
     expires_at: datetime | None
 
 
+class Login(msgspec.Struct, kw_only=True):
+    """What is known of our token for a server, and where it is from.
+
+    state: `good`; `not needed` on a server that asks for none; `none` if it asks and there is none; `unavailable` if it could not
+    be asked; else why it is refused: `revoked`, `expired`, `unknown`. detail: the same in a sentence, unless it is fine.
+    """
+
+    server: str
+    token: str | None = None
+    name: str | None = None
+    workspace: str | None = None
+    scopes: tuple[Scope, ...] = ()
+    expires_at: datetime | None = None
+    source: str | None = None
+    state: str
+    detail: str | None = None
+
+
 class Known(NamedTuple):
     """A token, and the hash of its secret."""
 
@@ -262,14 +317,23 @@ class Known(NamedTuple):
 class TokenStore(Protocol):
     """Where tokens are, for whoever lets callers in."""
 
+    async def ready(self) -> None:
+        """Return if tokens can be looked up; raise Unavailable or SchemaOutdated, with the reason, if not."""
+
     async def find(self, id: str) -> Known | None:
-        """Return the token with this id, whatever has become of it. Raises Unavailable."""
+        """Return the token with this id, whatever has become of it. Raises Unavailable, SchemaOutdated."""
 
     async def used(self, when: Mapping[str, datetime]) -> None:
         """Note when tokens, by their ids, were last used. Raises Unavailable."""
 
     def access(self, caller: Caller) -> "AccessService":
         """Return the tokens and workspaces for a caller."""
+
+
+def expired() -> InvalidBody:
+    """Return the failure to make a token that is worth nothing from the beginning."""
+    said = "expires_at is past"
+    return InvalidBody(said, errors=[FieldError("/expires_at", "past", said)])
 
 
 def me(caller: Caller) -> Me:
@@ -327,7 +391,7 @@ class AccessService(ABC):
     async def revoke(self, id: str) -> None:
         """Make a token worth nothing, within 2 seconds on every server. One that is revoked already stays so.
 
-        Raises Forbidden, NotFound.
+        What it has made stays good: `Token.maker` tells which that are. Raises Forbidden, NotFound.
         """
 
     @abstractmethod

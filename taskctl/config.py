@@ -6,7 +6,7 @@ in the file. docs/settings.md lists them; a test fails for one that it does not 
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
@@ -14,8 +14,10 @@ import msgspec
 
 from taskctl.errors import ConfigError
 
-Output = Literal["table", "json", "ndjson", "ids"]
+Output = Literal["table", "wide", "json", "ndjson", "yaml", "csv", "ids"]
 PREFIX: Final = "TASKCTL_"
+TOKEN: Final = "TASKCTL_TOKEN"  # noqa: S105  # the name of a variable
+TOKEN_WAYS: Final = f"`taskctl auth login` stores a token, {TOKEN} holds one, and token_file names a file that does"
 LEVELS: Final = ("flag", "environment", "file", "default")
 
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
@@ -35,6 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_password_file: str = ""
     database_connections: int = 12
     server: str | None = None
+    token_file: str = ""
+    ca_file: str = ""
+    allow_http: bool = False
     workspace: str = "default"
     output: Output = "table"
     color: bool = True
@@ -61,6 +66,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     redis_tasks: bool = False
     metrics: bool = True
     metrics_address: str = ""
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={_shown(getattr(self, name))!r}" for name in self.__struct_fields__)
+        return f"Settings({shown})"
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -160,11 +171,42 @@ def _require_limit(name: str, said: str) -> None:
         raise ConfigError(f"{name} must be a limit such as 6000/minute or 100/10 seconds, or off, not {said!r}")
 
 
+def _shown(value: object) -> object:
+    """Return a value as it may be shown: of an address nothing in which a password can be."""
+    if not isinstance(value, str) or "://" not in value:
+        return "what was given" if "://" in str(value) else value
+    scheme, _, rest = value.partition("://")
+    if "password" in rest.lower():
+        return f"{scheme}://[secret]"
+    user, at, place = rest.rpartition("@")
+    return f"{scheme}://[secret]@{place}" if at and ":" in user else value
+
+
+class NamedToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token for a server, or the file that has it, as it was named at one level.
+
+    where: how it is named. server: the one that it belongs to, named at the same level or a lower one; None if none is.
+    """
+
+    where: str
+    secret: str = ""
+    file: str = ""
+    server: str | None = None
+
+    def __repr__(self) -> str:
+        return f"NamedToken({self.where!r})"
+
+
 class Loaded(NamedTuple):
-    """Settings, and the level that each of them came from."""
+    """Settings, the level that each of them came from, and the file of that level.
+
+    tokens: those that were named, of the highest level first.
+    """
 
     settings: Settings
     origins: Mapping[str, str]
+    file: Path
+    tokens: Sequence[NamedToken] = ()
 
     @property
     def remote(self) -> str | None:
@@ -173,6 +215,11 @@ class Loaded(NamedTuple):
             return None
         ranks = [LEVELS.index(self.origins[name]) for name in ("server", "database_url")]
         return self.settings.server if ranks[0] < ranks[1] else None
+
+    def placed(self, e: ConfigError) -> ConfigError:
+        """Return the failure of a setting with where that was set: by which flag or variable, or in which file."""
+        level = self.origins.get(e.setting, "default")
+        return e if level == "default" else e.of(_where(level, e.setting, self.file))
 
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None) -> Loaded:
@@ -204,7 +251,21 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
         for name, value in levels[level].items():
             values[name] = _value(name, value, _where(level, name, path))
             origins[name] = level
-    return Loaded(Settings(**values), origins)
+    return Loaded(Settings(**values), origins, path, _tokens(levels, environment.get(TOKEN, ""), path))
+
+
+def _tokens(levels: Mapping[str, Mapping[str, Any]], secret: str, path: Path) -> list[NamedToken]:
+    found = []
+    for index, level in enumerate(LEVELS[:-1]):
+        server = next((named for lower in LEVELS[index:-1] if (named := levels[lower].get("server"))), None)
+        file = levels[level].get("token_file")
+        if secret and level == "environment":
+            if file:
+                raise ConfigError(f"{TOKEN} and {_where(level, 'token_file', path)} are both set; one token at a time")
+            found.append(NamedToken(where=TOKEN, secret=secret, server=server))
+        elif file:
+            found.append(NamedToken(where=_where(level, "token_file", path), file=file, server=server))
+    return found
 
 
 def _value(name: str, value: Any, where: str) -> Any:
@@ -216,7 +277,7 @@ def _value(name: str, value: Any, where: str) -> Any:
             expected = "one of " + ", ".join(str(a) for a in allowed if isinstance(a, str))
         else:
             expected = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
-        raise ConfigError(f"{where} must be {expected}, not {value!r}") from None
+        raise ConfigError(f"{where} must be {expected}, not {_shown(value)!r}") from None
 
 
 def _where(level: str, name: str, path: Path) -> str:
@@ -238,6 +299,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"the settings in {path} cannot be read: {getattr(e, 'strerror', None) or e}") from None
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(f"{path} is not TOML: {e}") from None
+    if "token" in found:
+        raise ConfigError(f"{path} sets 'token', and a secret does not belong there: {TOKEN_WAYS}")
     if unknown := found.keys() - set(Settings.__struct_fields__):
         raise ConfigError(f"{path} sets {min(unknown)!r}, which is not a setting")
     return found

@@ -58,12 +58,24 @@ class UsageError(TaskctlError):
 
 
 class ConfigError(TaskctlError):
-    """A setting that cannot be used. It is found before anything runs, so it counts as wrong usage."""
+    """A setting that cannot be used. It is found before anything runs, so it counts as wrong usage.
+
+    setting: which one it is, and where it was set, if that is known; then the detail begins with it.
+    """
 
     code = "invalid_setting"
     status = 400
     exit_code = 2
     title = "A setting cannot be used"
+
+    def __init__(self, detail: str, *, setting: str = "", **extra: Any) -> None:
+        super().__init__(f"{setting}: {detail}" if setting else detail, **extra)
+        self.setting = setting
+        self._bare = detail
+
+    def of(self, setting: str) -> "ConfigError":
+        """Return the same failure, told as that of this setting."""
+        return ConfigError(self._bare, setting=setting)
 
 
 class InvalidTask(TaskctlError):

@@ -401,9 +401,9 @@ class Metrics:
                 self._limited.add_up(1, event.limit)
             case Audited("refused"):
                 self._refused.add_up(1, event.why)
-            case Audited("created"):
+            case Audited("created") if not event.why:
                 self._created.add_up()
-            case Audited("revoked"):
+            case Audited("revoked") if not event.why:
                 self._revoked.add_up()
             case TasksCounted():
                 self._tasks.numbers.update(((status,), count) for status, count in event.counts.items())
@@ -421,7 +421,7 @@ class Metrics:
     def _count_requests(self) -> None:
         """Count the requests that have gathered."""
         known = self._routes.get
-        for method, _, route, status, seconds, request_id, _, _, received, sent in self._gathered:
+        for method, _, route, status, seconds, request_id, *_, received, sent in self._gathered:
             cell, read, written = known((method, route, status)) or self._route(method, route, status)
             bucket = bisect_left(REQUEST_SECONDS, seconds)
             cell.counts[bucket] += 1

@@ -35,8 +35,8 @@ Statement: TypeAlias = Literal[
 class RequestDone(NamedTuple):
     """An HTTP request was answered. route: its template, or "" if none fitted; seconds: until the answer was ready.
 
-    workspace, token: whose it was, and the id of the token that says so; "" where nobody had to say, or could. received, sent:
-    bytes of its body, as far as that was read, and of the answer's.
+    workspace, token: whose it was, and the id of the token that says so; "" where nobody had to say, or could. address: where it
+    came from. received, sent: bytes of its body, as far as that was read, and of the answer's.
     """
 
     method: str
@@ -47,6 +47,7 @@ class RequestDone(NamedTuple):
     request_id: str
     workspace: str = ""
     token: str = ""
+    address: str = ""
     received: int = 0
     sent: int = 0
 

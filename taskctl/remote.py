@@ -1,8 +1,11 @@
 """`RemoteTasks`: the tasks of a server, over its API. The same questions, answers and failures as at home."""
 
 import asyncio
+import re
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from typing import Any, NamedTuple, Self, TypeVar, cast
 from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import uuid4
@@ -16,6 +19,7 @@ from tenacity import (
     stop_before_delay,
     wait_random_exponential,
 )
+from yarl import URL
 
 from taskctl.access import AccessService, Me, Minted, NewToken, Tokens, Workspace, Workspaces
 from taskctl.conditions import render, status_apart
@@ -42,6 +46,7 @@ from taskctl.tasks import (
     TaskQuery,
     TaskService,
     Written,
+    require_at,
 )
 from taskctl.wire import PROBLEM, decode, decode_written, encode, encode_changeset, error, newer
 
@@ -51,9 +56,12 @@ PAGE_MAX = 200
 PATIENCE_SECONDS = 3.0
 """How long after the first attempt another one may begin: enough for a server that is started anew."""
 AT = "X-Taskctl-Seq"
+_PLACE = re.compile("[!-~]{1,255}")
+"""What can be a place in a log. Anything else is in none, and some of it could not even be sent."""
 FIELD_MAX = 256 * 1024
 """The longest header that is read: a `Link` has the whole address of the next page in it, and a filter can be long."""
 NOT_THEIRS = "a server decides itself which workspace it shows, by the token; leave the workspace out"
+_ELSEWHERE = (301, 302, 303, 307, 308)
 _BESIDE = ("/livez", "/readyz", "/version", "/openapi.json", "/docs", "/metrics")
 
 Item = TypeVar("Item")
@@ -100,11 +108,24 @@ class RemoteTasks(TaskService):
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, *, timeout: float, token: str = "") -> AsyncIterator[Self]:
-        """Open the connections to a server that is shown a token, if there is one. Raises ConfigError for what is no address."""
-        base = _base(url)
+    async def open(
+        cls, url: str, *, timeout: float, token: str = "", ca_file: str = "", allow_http: bool = False
+    ) -> AsyncIterator[Self]:
+        """Open the connections to a server that is shown a token, if there is one.
+
+        ca_file: the CAs that may vouch for it, instead of the system's. allow_http: whether the token may go to another
+        machine in the clear.
+
+        Raises ConfigError for what is no address, for a token that may not go there, and for a file that has no CAs.
+        """
+        base = api_address(url)
+        if token:
+            require_private(base, allow_http=allow_http)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        async with aiohttp.ClientSession(headers=headers, raise_for_status=False, max_field_size=FIELD_MAX) as session:
+        connector = aiohttp.TCPConnector(ssl=_trusting(ca_file)) if ca_file and base.startswith("https:") else None
+        async with aiohttp.ClientSession(
+            headers=headers, raise_for_status=False, max_field_size=FIELD_MAX, connector=connector
+        ) as session:
             yield cls(session, base, timeout=timeout)
 
     def scoped(self, *, actor: str | None, source: Source, workspace: str | None = None) -> Self:
@@ -136,7 +157,8 @@ class RemoteTasks(TaskService):
         return msgspec.structs.replace(written, at=answer.at, replayed=replayed and key is not None)
 
     async def ask(self, query: Query[T], *, at: str = "", fresh: bool = False) -> Read[T]:
-        if at:
+        require_at(at)
+        if _PLACE.fullmatch(at):
             self._at = newer(self._at, at)
         value: Any
         asked: Query[Any] = query
@@ -291,7 +313,11 @@ class RemoteTasks(TaskService):
             async with self._session.request(
                 *(method, url), params=list(query), data=body, headers=headers, allow_redirects=False, timeout=limits
             ) as received:
+                if received.status in _ELSEWHERE:
+                    raise self._elsewhere(received)
                 return Answered(received.status, received.headers, await received.read())
+        except aiohttp.ClientConnectorCertificateError as e:  # the next attempt would see the same one
+            raise Unavailable(f"the server {self._url} cannot be trusted: {_distrust(e)}") from None
         except (TimeoutError, aiohttp.ClientError) as e:
             why = "has not answered in time" if isinstance(e, TimeoutError) else f"cannot be reached: {_reason(e)}"
             never_sent = isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL)
@@ -329,6 +355,16 @@ class RemoteTasks(TaskService):
             return decoder(body)
         except (msgspec.DecodeError, KeyError, TypeError, ValueError):
             raise self._stranger("its answer is not of this API") from None
+
+    def _elsewhere(self, answer: aiohttp.ClientResponse) -> Unavailable:
+        """Return that a server sends us on. We do not go there: where it leads, nobody may know our token."""
+        try:
+            to = f" to {answer.url.join(URL(answer.headers.get('Location', ''))).origin()}"
+        except ValueError:  # it says nothing that could be followed
+            to = ""
+        return Unavailable(
+            f"the server {self._url} redirects{to} ({answer.status}), which is not followed; name the address that was meant"
+        )
 
     def _stranger(self, why: str) -> Unavailable:
         return Unavailable(f"what is at {self._url} is not a taskctl server: {why}")
@@ -371,19 +407,63 @@ def _wait(state: RetryCallState) -> float:
 
 def _reason(e: aiohttp.ClientError | TimeoutError) -> str:
     """Return why there was no answer, in one line."""
+    if isinstance(e, aiohttp.ClientConnectorSSLError):
+        return f"there is no HTTPS that this machine speaks ({getattr(e.os_error, 'reason', None) or 'TLS failed'})"
     if isinstance(e, aiohttp.ClientConnectorError) and e.os_error.strerror:
         return e.os_error.strerror
     return " ".join(str(e).split())
 
 
-def _base(url: str) -> str:
+def _distrust(e: aiohttp.ClientConnectorCertificateError) -> str:
+    """Return what is wrong with a certificate."""
+    wrong = e.certificate_error
+    if not isinstance(wrong, ssl.SSLCertVerificationError):
+        return " ".join(str(wrong).split())
+    match wrong.verify_code:
+        case 9:
+            return "its certificate is not valid yet, by this machine's clock"
+        case 10:
+            return "its certificate has expired"
+        case 62 | 64:
+            return f"its certificate is not for {e.host}"
+        case 18 | 19 | 20 | 21:
+            return "its certificate is of a CA that is not known here; ca_file names one that is to be trusted"
+        case _:
+            return f"its certificate is not valid: {wrong.verify_message}"
+
+
+def _trusting(ca_file: str) -> ssl.SSLContext:
+    """Return what verifies servers by the CAs in a file, and by no others."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        raise ConfigError(f"ca_file: {ca_file} holds no certificate in PEM") from None
+    except OSError as e:
+        raise ConfigError(f"ca_file: {ca_file} cannot be read: {e.strerror}") from None
+
+
+def require_private(url: str, *, allow_http: bool) -> None:
+    """Raise ConfigError if what is sent to an address could be read on its way to another machine, unless that is allowed."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        here = ip_address(host).is_loopback
+    except ValueError:
+        here = host == "localhost"
+    if parts.scheme == "http" and not here and not allow_http:
+        raise ConfigError(
+            f"a token is not sent to {host} in the clear, where others can read it; use https://, or allow it with allow_http"
+        )
+
+
+def api_address(url: str) -> str:
     """Return where the API of a server is. Raises ConfigError for what is not the address of one."""
     try:
         parts = urlsplit(url)
         fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         fits = False
-    if not fits or parts.query or parts.fragment or parts.username:
+    if not fits or parts.query or parts.fragment or "@" in parts.netloc:
         shown = url.rpartition("@")[2]
         raise ConfigError(f"{shown!r} is not the address of a server; http://HOST:PORT was expected")
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/").removesuffix("/api/v1") + "/api/v1", "", ""))

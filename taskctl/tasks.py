@@ -344,9 +344,12 @@ def no_zone(name: object) -> InvalidRequest:
     return InvalidRequest(f"there is no time zone {name!r:.200}; a name such as Europe/Berlin or UTC was expected")
 
 
+_ZONE_NAME = re.compile(r"[A-Za-z0-9._+/-]{1,100}")
+
+
 def _require_zone(name: object) -> None:
     """Raise InvalidRequest for what cannot be a zone's name: it is going to stand in a header."""
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._+/-]{1,100}", name):
+    if not isinstance(name, str) or not _ZONE_NAME.fullmatch(name):
         raise no_zone(name)
 
 
@@ -394,6 +397,12 @@ class Remembering(ABC):
     @abstractmethod
     async def forget(self) -> None:
         """Forget everything, here and where processes share it. Raises Unavailable if that place cannot be told."""
+
+
+def require_at(at: object) -> None:
+    """Raise InvalidRequest for an `at` that is no text, and so no answer's."""
+    if not isinstance(at, str):
+        raise InvalidRequest(f"at is a text, the `at` of an answer or of something written, not {at!r:.100}")
 
 
 class Read(Generic[T]):
@@ -492,7 +501,7 @@ class TaskQuery(Query[Page[Task]], frozen=True, kw_only=True):
     @property
     def momentary(self) -> bool:
         """Whether the answer depends on when it is given, though no task has changed."""
-        return any(isinstance(term, Overdue) for term in self.terms)
+        return self.where is not None and any(isinstance(term, Overdue) for term in self.terms)
 
     @property
     def terms(self) -> Iterable["Condition"]:
@@ -630,7 +639,7 @@ class TaskService(ABC):
         at: the `at` of an answer (or of something written) that this one must not be older than; one of another log is passed
         over. fresh: whether it has to come from the database itself, and not out of a memory.
 
-        Raises TaskNotFound, InvalidRequest (a cursor of another query), CursorExpired, Unavailable.
+        Raises TaskNotFound, InvalidRequest (a cursor of another query, an `at` that is no text), CursorExpired, Unavailable.
         """
 
     @abstractmethod

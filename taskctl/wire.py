@@ -11,14 +11,14 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
 from taskctl import fields
-from taskctl.access import SCOPES, NewToken, workspace_name
+from taskctl.access import SCOPES, NewToken, redacted, workspace_name
 from taskctl.errors import FieldError, InvalidBody, InvalidRequest, InvalidTask, TaskctlError, by_code
 from taskctl.tasks import (
     BATCH_MAX,
@@ -188,6 +188,19 @@ def _object(raw: object) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InvalidBody("an object was expected", errors=[FieldError("", "type", "must be an object")])
     return raw
+
+
+def shown_json(text: str) -> str:
+    """Return JSON that means the same, in which every character but the ends of lines is one that can be seen."""
+    return _OTHER.sub(_escape, text)
+
+
+_OTHER = re.compile("[^\n -~]")
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    return char if char.isprintable() else json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f"
 
 
 def _printable(text: str) -> str:
@@ -385,7 +398,7 @@ def decode_written(body: bytes) -> Written:
 
 
 def problem(failure: TaskctlError, **more: Any) -> dict[str, Any]:
-    """Return the problem document (RFC 9457) that tells of a failure."""
+    """Return the problem document (RFC 9457) that tells of a failure. No secret that it might repeat is in it."""
     document = {
         "type": _TYPE + failure.code,
         "title": failure.title,
@@ -399,7 +412,9 @@ def problem(failure: TaskctlError, **more: Any) -> dict[str, Any]:
     document |= failure.extra
     if failure.errors:
         document["errors"] = [e._asdict() for e in failure.errors]
-    return document
+    told = encode(document).decode()
+    safe = redacted(told)
+    return document if safe == told else cast(dict[str, Any], msgspec.json.decode(safe))
 
 
 def error(document: Mapping[str, Any]) -> TaskctlError:

@@ -5,8 +5,8 @@ What is slow to import is imported where it is used: a local command needs no ev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -48,21 +48,31 @@ async def open_tasks(
     observer: Observer = ignore,
     checked: bool = True,
     cached: bool = False,
+    token: str | None = None,
 ) -> AsyncIterator[TaskService]:
     """Open the tasks of a place: `sqlite:///tasks.db`, `postgresql://HOST/DATABASE`, or the `https://` address of a server.
 
     url: the place; without one, the `database_url` of the settings. workspace: which tasks there. actor, source: who writes,
     as the log will tell. checked: whether to see now that there are tasks to be had; otherwise the first use tells.
     cached: whether answers are remembered, as `taskctl serve` does it: for a process that lives long and reads much.
+    token: for a server that asks for one; else the one in the settings' `token_file`, or what `taskctl auth login` has stored.
 
-    Raises ConfigError for an address that cannot be used, Unavailable or SchemaOutdated if there are no tasks to be had.
+    Raises ConfigError for an address or a token that cannot be used, Unavailable or SchemaOutdated if there are no tasks.
     """
     settings = settings or Settings()
     url = url or settings.database_url
     if url.startswith(("http://", "https://")):
+        import asyncio
+
+        from taskctl.logins import choose, named_by, open_remote
+
         _require_no_workspace(workspace)
-        async with _open_remote(url, settings) as remote:
+        _require_address(url, _database_setting(url, settings))
+        chosen = await asyncio.to_thread(choose, url, named_by(settings, token or ""))  # it reads files, or asks the keyring
+        async with open_remote(url, settings, chosen.credential) as remote:
             yield remote
+    elif token is not None:
+        raise ConfigError("a database asks for no token; leave it out")
     else:
         opened = _open_database(url, settings, workspace, actor, source, observer, checked=checked, cached=cached)
         async with opened as (tasks, _):
@@ -151,7 +161,8 @@ async def _cache(
         if settings.redis_url:
             from taskctl.cache.redis import Redis
 
-            shared = redis = Redis(settings.redis_url, password_file=settings.redis_password_file, observer=observer)
+            with _value_of("redis_url"):
+                shared = redis = Redis(settings.redis_url, password_file=settings.redis_password_file, observer=observer)
             gauges("taskctl_redis_breaker_open", lambda: float(redis.open))
             gauges("taskctl_redis_dropped_total", lambda: redis.dropped)
             stack.push_async_callback(shared.close)
@@ -212,10 +223,33 @@ def is_postgres(url: str) -> bool:
     return url.startswith(("postgresql://", "postgres://"))
 
 
-def _open_remote(url: str, settings: Settings) -> AbstractAsyncContextManager[RemoteTasks]:
-    from taskctl.remote import RemoteTasks
+@contextmanager
+def _value_of(setting: str) -> Iterator[None]:
+    """Have what is wrong with a value say which setting it is the value of."""
+    try:
+        yield
+    except ConfigError as e:
+        raise e.of(setting) from None
 
-    return RemoteTasks.open(url, timeout=settings.server_timeout)
+
+def _database_setting(url: str, settings: Settings) -> str:
+    """Return the name of the setting that an address is from; nothing if the program itself has given it."""
+    return "database_url" if url == settings.database_url else ""
+
+
+def _require_address(url: str, setting: str) -> None:
+    """Raise ConfigError for what is no address of a server. setting: the one that it is from, if any."""
+    from taskctl.remote import api_address
+
+    with _value_of(setting):
+        api_address(url)
+
+
+def _open_remote(url: str, loaded: Loaded) -> AbstractAsyncContextManager[RemoteTasks]:
+    from taskctl.logins import choose, open_remote
+
+    _require_address(url, "server")
+    return open_remote(url, loaded.settings, choose(url, loaded.tokens).credential)
 
 
 @asynccontextmanager
@@ -245,7 +279,7 @@ def run_command(
     settings = loaded.settings
 
     async def remote(url: str) -> T:
-        async with _open_remote(url, settings) as tasks:
+        async with _open_remote(url, loaded) as tasks:
             return await command(tasks)
 
     async def database() -> T:
@@ -292,7 +326,7 @@ def run_access(command: Callable[[AccessService], Coroutine[Any, Any, T]], loade
         from taskctl.remote import RemoteAccess
 
         async def remote(url: str) -> T:
-            async with _open_remote(url, loaded.settings) as tasks:
+            async with _open_remote(url, loaded) as tasks:
                 return await command(RemoteAccess(tasks))
 
         return asyncio.run(remote(url))
@@ -311,10 +345,8 @@ def call_api(loaded: Loaded, method: str, path: str, headers: Sequence[tuple[str
     """Send a request to the server that the settings name, as it is, and return its answer, whatever it is."""
     import asyncio
 
-    from taskctl.remote import RemoteTasks
-
     async def call(url: str) -> Answered:
-        async with RemoteTasks.open(url, timeout=loaded.settings.server_timeout) as remote:
+        async with _open_remote(url, loaded) as remote:
             return await remote.raw(method, path, headers, body)
 
     if not loaded.remote:
@@ -326,7 +358,10 @@ def database_path(url: str) -> Path:
     """Return the file that a `sqlite:///` URL names: three slashes for a relative path, four for an absolute one."""
     if not url:
         return default_database()
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half of a bracket
+        parts = urlsplit("")
     if parts.scheme != "sqlite":
         raise ConfigError(
             f"{_shown(url)} is not the address of a database; sqlite:///PATH or postgresql://HOST/DATABASE was expected"
@@ -354,13 +389,15 @@ def _shown(url: str) -> str:
 def _place(url: str, settings: Settings) -> Place:
     from taskctl.storage.libpq import place
 
-    return place(url, settings.database_password_file)
+    with _value_of(_database_setting(url, settings)):
+        return place(url, settings.database_password_file)
 
 
 def _file(url: str, settings: Settings, observer: Observer) -> File:
     from taskctl.storage.sqlite import File
 
-    path = database_path(url)
+    with _value_of(_database_setting(url, settings)):
+        path = database_path(url)
     if not url:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -503,7 +540,7 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
                 metrics.wanted(census.want)
                 await stack.enter_async_context(census.counting())
                 await stack.enter_async_context(metrics.sampling())
-            tokens = SqlTokens(driver) if settings.auth == "tokens" else None
+            tokens = SqlTokens(driver, observer) if settings.auth == "tokens" else None
             if tokens is not None and checked:
                 await tokens.ready()
             yield Opened(tasks, workspace, tokens)
@@ -548,7 +585,15 @@ def open_to_strangers(settings: Settings) -> bool:
     """
     from taskctl.server.serve import is_loopback
 
-    if settings.auth != "none" or is_loopback(settings.host):
+    if settings.auth != "none":
+        return False
+    for name, many in (("cors_origins", origins_of(settings)), ("allowed_hosts", hosts_of(settings))):
+        if "*" in many and not settings.allow_anonymous:
+            raise ConfigError(
+                f"{name} is *, and so every page in a browser that can reach the server could read and change all tasks: --auth "
+                f"tokens lets in who has a token, --allow-anonymous everybody; or name those that are meant"
+            )
+    if is_loopback(settings.host):
         return False
     if not settings.allow_anonymous:
         raise ConfigError(

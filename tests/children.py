@@ -2,16 +2,18 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from taskctl import NewTask, Settings, TaskctlError, TaskService, open_tasks
+from taskctl.tasks import Query, Remembering
 from taskctl.wiring import upgrade
 
 SPAWN = get_context("spawn")
@@ -160,3 +162,27 @@ def upgrade_once(url: str, pipe: Connection, barrier: Barrier) -> None:
         pipe.send(upgrade(Settings(database_url=url)))
     except Exception as e:
         pipe.send(repr(e))
+
+
+def remember(url: str, pipe: Connection, limit: int, questions: Sequence[Query[Any]]) -> None:
+    """Ask a service with caches of so many bytes, and send how much its process has grown, and what it says of itself."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    async def run() -> None:
+        asking = iter(questions)
+
+        async def caller(tasks: TaskService) -> None:
+            for query in asking:
+                await tasks.ask(query)
+
+        async with open_tasks(url, cached=True, settings=Settings(cache_bytes=limit)) as tasks:
+            assert isinstance(tasks, Remembering)
+            while not tasks.remembered().entries:
+                await tasks.ask(questions[0])
+            before = resident()
+            await asyncio.gather(*(caller(tasks) for _ in range(64)))
+            pipe.send((resident() - before, tasks.remembered()))
+
+    asyncio.run(run())

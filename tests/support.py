@@ -176,8 +176,8 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it serves, once it does: http://HOST:PORT, or https."""
-        return self.logged(r"at (https?://\S+)/api/v1")[1]
+        """Where it serves, once it does: http://HOST:PORT, or https; as the log for people says it, or the one for programs."""
+        return self.logged(r'(?:at |"url":")(https?://[^\s"]+?)(?:/api/v1;|")')[1]
 
     @property
     def port(self) -> int:

@@ -1,8 +1,9 @@
 """Tokens and workspaces: the same for whoever has the database, and for whoever has a server and a token."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from taskctl.access import (
     new_secret,
     redacted,
 )
-from taskctl.errors import Conflict, Forbidden, InvalidBody, NotFound, Unavailable
+from taskctl.errors import Conflict, Forbidden, InvalidBody, NotFound, Unauthenticated, Unavailable
 from taskctl.observe import Audited, Event, ignore
 from taskctl.remote import RemoteAccess, RemoteTasks
 from taskctl.server import admission
@@ -39,7 +40,7 @@ from taskctl.server.requests import ADMISSION, OPENED
 from taskctl.storage.sqlite import File
 from taskctl.storage.threads import ThreadedSqlite
 from taskctl.storage.tokens import SqlTokens
-from tests.postgres import database
+from tests.postgres import ask, database
 from tests.support import Api, bearing, minted, problem_of
 
 
@@ -340,16 +341,17 @@ async def watched(settings: Settings) -> AsyncIterator[Watched]:
     audited: list[Audited] = []
     file = File(Path(settings.database_url.removeprefix("sqlite:///")), synchronous="full", timeout=5.0, observer=ignore)
     driver = ThreadedSqlite(file)
-    tokens = Flaky(driver)
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Audited):
+            audited.append(event)
+
+    tokens = Flaky(driver, observe)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Opened]:
         async with open_tasks(settings=settings) as tasks:
             yield Opened(tasks, tokens=tokens)
-
-    def observe(event: Event) -> None:
-        if isinstance(event, Audited):
-            audited.append(event)
 
     async with TestClient[web.Request, web.Application](TestServer(make_app(opened, observe))) as api:
         yield Watched(api, tokens, audited)
@@ -391,6 +393,7 @@ async def test_what_happens_to_tokens_and_with_them_is_told(watched: Watched) ->
     assert (await watched.api.delete(f"/api/v1/tokens/{id}", headers=bearing(admin))).status == 204
     assert (await watched.api.get("/api/v1/me", headers=bearing(made["secret"]))).status == 401
     assert [(event.action, event.token, event.by, event.why) for event in watched.audited] == [
+        ("created", by, "", ""),
         ("created", id, by, ""),
         ("refused", "", "", "malformed"),
         ("refused", stranger[0], "", "unknown"),
@@ -398,7 +401,8 @@ async def test_what_happens_to_tokens_and_with_them_is_told(watched: Watched) ->
         ("revoked", id, by, ""),
         ("refused", id, "", "revoked"),
     ]
-    assert {event.address for event in watched.audited} == {"127.0.0.1"}
+    assert {event.address for event in watched.audited if event.action == "refused"} == {"127.0.0.1"}
+    assert {event.workspace for event in watched.audited if event.action != "refused"} == {"default"}
     told = str(watched.audited)
     assert not [secret for secret in (slip, stranger[1], made["secret"]) if secret.split("_")[3] in told]
 
@@ -522,3 +526,145 @@ async def test_whoever_guesses_is_soon_not_even_looked_at_and_good_tokens_behind
             answer = await api.get("/api/v1/tasks", headers=bearing(good))
             assert (answer.status, answer.headers["RateLimit"].split(";")[1]) == (200, f"r={left}")
         await problem_of(await api.get("/api/v1/tasks", headers=bearing(good)), 429, "too_many_requests")
+
+
+async def test_a_request_whose_body_comes_late_is_held_to_what_its_token_is_worth_then(api: Api) -> None:
+    for path, body in (("tokens", {"name": "backdoor", "scopes": ["admin"]}), ("tasks", {"title": "stolen"})):
+        thief, begun, go_on = await minted(api, "admin"), asyncio.Event(), asyncio.Event()
+
+        async def slowly(body: Any = body, begun: asyncio.Event = begun, go_on: asyncio.Event = go_on) -> AsyncIterator[bytes]:
+            whole = msgspec.json.encode(body)
+            yield whole[:-1]
+            begun.set()
+            await go_on.wait()
+            yield whole[-1:]
+
+        headers = {**bearing(thief), "Content-Type": "application/json"}
+        sent = asyncio.create_task(api.post(f"/api/v1/{path}", data=slowly(), headers=headers))
+        await begun.wait()
+        assert (await api.get("/api/v1/me", headers=bearing(thief))).status == 200
+        admin = await minted(api, "admin")
+        assert (await api.delete(f"/api/v1/tokens/{thief.token.id}", headers=bearing(admin))).status == 204
+        go_on.set()
+        await problem_of(await sent, 401, "unauthenticated")
+    assert await (await api.get("/api/v1/tasks", headers=bearing(admin))).json() == {"items": [], "next_cursor": None}
+    made = (await (await api.get("/api/v1/tokens", headers=bearing(admin))).json())["items"]
+    assert "backdoor" not in [token["name"] for token in made]
+
+
+async def test_what_is_about_tokens_is_done_by_a_token_that_is_good_when_it_is_done(place: Place) -> None:
+    """It may have been good when the request began."""
+    owner = place.store.access(OWNER)
+    token = (await owner.mint(NewToken(name="was", scopes=["admin"]))).token
+    stale = place.store.access(token.caller())
+    await owner.revoke(token.id)
+    for attempt in (
+        stale.mint(NewToken(name="x", scopes=["admin"])),
+        stale.revoke(token.id),
+        stale.add_workspace("meadow"),
+    ):
+        with pytest.raises(Unauthenticated):
+            await attempt
+
+
+async def test_many_guesses_at_once_are_no_more_than_one_after_the_other(watched: Watched, settings: Settings) -> None:
+    limited = msgspec.structs.replace(settings, rate_limit_failures="10/minute")
+    async with TestClient[web.Request, web.Application](TestServer(create_app(limited))) as api:
+        guesses = (api.get("/api/v1/me", headers=bearing(new_secret()[1])) for _ in range(100))
+        statuses = [answer.status for answer in await asyncio.gather(*guesses)]
+        assert (statuses.count(401), statuses.count(429)) == (10, 90)
+
+
+async def test_whoever_has_a_token_that_was_good_once_does_not_guess(settings: Settings) -> None:
+    limited = msgspec.structs.replace(settings, rate_limit_failures="3/minute")
+    async with TestClient[web.Request, web.Application](TestServer(create_app(limited))) as api:
+        old = await minted(api, "tasks:read")
+        assert api.app is not None
+        store = api.app[OPENED].tokens
+        assert store is not None
+        await store.access(OWNER).revoke(old.token.id)
+        for _ in range(20):
+            assert (await api.get("/api/v1/me", headers=bearing(old))).status == 401
+        assert (await api.get("/api/v1/me", headers=bearing(await minted(api, "tasks:read")))).status == 200
+
+
+async def test_a_memory_between_them_keeps_the_answers_for_two_tokens_apart(api: Api) -> None:
+    answer = await api.get("/api/v1/tasks", headers=bearing(await minted(api, "tasks:read")))
+    assert {name.strip() for name in answer.headers["Vary"].split(",")} == {"Prefer", "Authorization"}
+    answer = await api.get("/api/v1/me", headers=bearing(await minted(api, "tasks:read")))
+    assert answer.headers["Vary"] == "Authorization"
+
+
+async def test_a_later_use_is_not_taken_back_by_an_earlier_one_of_another_server(place: Place) -> None:
+    token = (await place.store.access(OWNER).mint(NewToken(name="t", scopes=["tasks:read"]))).token
+    now = datetime.now(UTC)
+    for at in (now, now - timedelta(seconds=59)):
+        await place.store.used({token.id: at})
+    known = await place.store.find(token.id)
+    assert known is not None
+    assert known.token.last_used_at == now
+
+
+async def test_a_token_that_could_never_be_used_is_not_made(team: Team) -> None:
+    admin = await team.one("admin")
+    with pytest.raises(InvalidBody) as raised:
+        await admin.mint(NewToken(name="t", scopes=["tasks:read"], expires_at="2020-01-01T00:00:00Z"))
+    assert [error.pointer for error in raised.value.errors] == ["/expires_at"]
+
+
+async def test_whoever_made_and_revoked_a_token_is_known(team: Team) -> None:
+    admin = await team.one("admin")
+    me = await admin.me()
+    made = await admin.mint(NewToken(name="t", scopes=["tasks:read"]))
+    await admin.revoke(made.token.id)
+    [found] = [token for token in (await admin.tokens()).items if token.name == "t"]
+    assert (found.created_by, found.maker, found.revoked_by) == (me.name, me.token, me.name)
+
+
+@pytest.mark.parametrize("name", ["%00", "Upper", "a%20b", "-", "x" * 65])
+async def test_what_can_be_no_workspace_is_refused(api: Api, name: str) -> None:
+    answer = await api.get(f"/api/v1/tokens?workspace={name}", headers=bearing(await minted(api, "admin")))
+    assert (await problem_of(answer, 400, "invalid_request"))["parameter"] == "workspace"
+
+
+async def test_a_scope_of_a_newer_server_allows_nothing_and_breaks_nothing(watched: Watched) -> None:
+    token = await minted(watched.api, "tasks:read")
+    await watched.tokens._driver.write(_newer(token.token.id))
+    assert (await watched.api.get("/api/v1/tasks", headers=bearing(token))).status == 403
+    admin = await minted(watched.api, "admin")
+    assert (await watched.api.get("/api/v1/tokens", headers=bearing(admin))).status == 200
+
+
+def _newer(id: str) -> Any:
+    async def write(connection: Any) -> None:
+        await connection.run("UPDATE tokens SET scopes = 'tasks:dream' WHERE id = ?", [id])
+
+    return write
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_on_a_schema_without_tokens_nobody_is_let_in_and_nothing_is_ready(kind: str, tmp_path: Path) -> None:
+    with database() if kind == "postgres" else nullcontext(f"sqlite:///{tmp_path}/tasks.db") as url:
+        async with open_tasks(url) as tasks:
+            await tasks.stats()
+        older = "ALTER TABLE tokens RENAME TO gone", "UPDATE alembic_version SET version_num = '0004'"
+        newer = "ALTER TABLE gone RENAME TO tokens", "UPDATE alembic_version SET version_num = '0005'"
+        _run(url, older)
+        try:
+            settings = Settings(database_url=url, auth="tokens", migrate="off")
+            async with TestClient[web.Request, web.Application](TestServer(create_app(settings))) as api:
+                await problem_of(await api.get("/readyz"), 503, "schema_outdated")
+                answer = await api.get("/api/v1/me", headers=bearing(new_secret()[1]))
+                await problem_of(answer, 503, "schema_outdated")
+        finally:
+            _run(url, newer)
+
+
+def _run(url: str, statements: Sequence[str]) -> None:
+    if url.startswith("postgresql"):
+        ask(url, *statements)
+        return
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as raw:
+        for statement in statements:
+            raw.execute(statement)
+        raw.commit()

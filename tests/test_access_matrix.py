@@ -1,5 +1,6 @@
 """Who may do what: every route with every method, for every kind of caller. What is expected stands here, and nowhere else."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -53,9 +54,9 @@ MATRIX: Final[dict[str, tuple[int, ...]]] = {
     "HEAD /api/v1/labels": row(200, 200, 200, 200, 200),
     "GET /api/v1/stats": row(200, 200, 200, 200, 200),
     "HEAD /api/v1/stats": row(200, 200, 200, 200, 200),
-    "GET /api/v1/cache": row(200, 403, 403, 200, 200),
-    "HEAD /api/v1/cache": row(200, 403, 403, 200, 200),
-    "DELETE /api/v1/cache": row(204, 403, 403, 204, 204),
+    "GET /api/v1/cache": row(403, 403, 403, 403, 200),
+    "HEAD /api/v1/cache": row(403, 403, 403, 403, 200),
+    "DELETE /api/v1/cache": row(403, 403, 403, 403, 204),
     "GET /api/v1/me": row(200, 200, 200, 200, 200),
     "HEAD /api/v1/me": row(200, 200, 200, 200, 200),
     "GET /api/v1/tokens": row(200, 403, 403, 200, 200),
@@ -115,10 +116,11 @@ class World:
             "keeper": ("admin", "default"),
         }
         for name, (scope, workspace) in kinds.items():
-            past = datetime(2026, 1, 1, tzinfo=UTC)
-            expires = past if name == "expired" else soon
+            expires = datetime.now(UTC) + timedelta(seconds=0.2) if name == "expired" else soon
             new = NewToken(name=name.replace(" ", "-"), scopes=(scope,), workspace=workspace, expires_at=expires)
             self.tokens[name] = (await owner.mint(new)).secret
+            if name == "expired":
+                await asyncio.sleep((expires - datetime.now(UTC)).total_seconds() + 0.01)
         self.tokens["malformed"] = self.tokens["admin"][:-1]
         self.tokens["unknown"] = new_secret()[1]
         await owner.revoke(self.tokens["revoked"].split("_")[2])

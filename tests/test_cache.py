@@ -1,15 +1,21 @@
 """What is remembered, for how long, and what of it is told."""
 
 import asyncio
+import gc
 import random
 import subprocess
 import sys
+import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given
@@ -18,15 +24,36 @@ from hypothesis import strategies as st
 from taskctl import NewTask, Settings, TaskPatch, TaskQuery, TaskService, create_app, open_tasks, parse_filter
 from taskctl.cache.memory import OVERHEAD, Kept, Memory
 from taskctl.cache.tasks import CachedTasks
+from taskctl.conditions import Match
+from taskctl.config import Loaded
 from taskctl.errors import Conflict, StaleTask, TaskNotFound
-from taskctl.observe import Event, StatementDone
-from taskctl.tasks import Add, Changeset, Edit, GetTask, History, IdempotencyKey, Labels, Origin, Projects, Query, Remove
-from taskctl.wiring import backup, restore
+from taskctl.filters import place
+from taskctl.observe import Event, RedisDone, StatementDone
+from taskctl.seed import sample, seed
+from taskctl.tasks import (
+    Add,
+    Changeset,
+    Edit,
+    GetTask,
+    History,
+    IdempotencyKey,
+    Labels,
+    Origin,
+    Page,
+    Projects,
+    Query,
+    Remove,
+    Task,
+    create,
+)
+from taskctl.wire import encode, encode_task_cursor
+from taskctl.wiring import backup, restore, run_command
+from tests.children import Child, remember
 from tests.contract.stacks import STACKS
 from tests.postgres import database
 from tests.redis import emptied
 from tests.simulation import Database, queries, run, writes
-from tests.support import Api, Server, Shell, added
+from tests.support import SECONDS, Api, Server, Shell, added
 
 # -------------------------------------------------------------------------------------------------------------- the memory
 
@@ -67,6 +94,81 @@ def test_an_older_answer_does_not_replace_a_newer_one() -> None:
     assert memory.get(1) is again
     memory.drop(1)
     assert memory.bytes == 0
+
+
+def task(id: int, title: str = "Review the changelog") -> Task:
+    new = NewTask(title=f"{title} {id}", project="work.api", labels=["next"])
+    return create(new, id=id, uid=UUID(int=id), now=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def page(number: int, *, sort: str = "-priority", title: str = "Review the changelog", size: int = 20) -> tuple[TaskQuery, Any]:
+    """Return a page with another one behind it, and the question for it."""
+    query = TaskQuery(where=parse_filter(f"-label:x{number}"), sort=(sort, "id"), limit=size)
+    items = tuple(task(id, title) for id in range(number, number + size))
+    return query, Page(items, encode_task_cursor("default", query, 0, place(items[-1], query.sort)))
+
+
+def further(number: int) -> tuple[TaskQuery, Any]:
+    query, value = page(number)
+    return msgspec.structs.replace(query, cursor=value.next_cursor), value
+
+
+def filtered(text: str) -> tuple[TaskQuery, Any]:
+    return TaskQuery(where=parse_filter(text)), Page((), None)
+
+
+ANSWERS: dict[str, Callable[[int], tuple[Query[Any], Any]]] = {
+    "a task": lambda number: (GetTask(number), task(number)),
+    "no task": lambda number: (GetTask(number), None),
+    "a page": page,
+    "a further page": further,
+    "a long title": lambda number: page(number, sort="title", title="🧑‍🚀" * 150, size=1),
+    "an empty list": lambda number: (TaskQuery(limit=number), Page((), None)),
+    "many values": lambda number: filtered("id:" + ",".join(f"{number * 1000 + value}" for value in range(90))),
+    "many terms": lambda number: filtered(" or ".join(f"label:x{number}-{term} due<2026-01-01" for term in range(20))),
+    "many words": lambda number: filtered(" ".join(f"word{number}x{term}" for term in range(40))),
+    "a history": lambda number: (History(id=number), Page((), None)),
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_an_answer_counts_for_about_what_it_takes(kind: str) -> None:
+    memory, following = Memory(1 << 30), object()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(101):
+            query, value = ANSWERS[kind](number + 1)
+            answer = Kept(query, 100_000 + number, encode(value) if value is not None else b"", value, 1_800_000_000 + number)
+            memory.put((following, number if isinstance(query, GetTask) else query), answer)
+            if number == 0:  # what the first one needs besides is there now
+                gc.collect()
+                first, (before, _) = memory.bytes, tracemalloc.get_traced_memory()
+        del query, value, answer
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # What the allocator and the operating system add is in what an answer counts for, and not in what is measured here.
+    assert 0.45 < (after - before) / (memory.bytes - first) < 1, (after - before, memory.bytes - first)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+async def test_the_memory_takes_as_much_as_is_set(tmp_path: Path) -> None:
+    url, count, limit = f"sqlite:///{tmp_path}/tasks.db", 100_000, 64 << 20
+    async with open_tasks(url, settings=Settings(sqlite_synchronous="normal")) as tasks:
+        await seed(tasks, sample(count, 1, date(2026, 1, 1)), lambda done: None)
+    lists = [TaskQuery(where=Match("id", tuple(range(first, first + 50)))) for first in range(1, count // 2, 10)]
+    factors = []
+    for questions in ([GetTask(id) for id in range(1, count + 1)], lists):
+        child = Child(remember, url, limit, questions)
+        grown, remembered = child.receive()
+        assert child.close() == 0
+        assert limit * 0.99 < remembered.bytes <= limit
+        assert remembered.entries < len(questions)  # it has forgotten some
+        factors.append(grown / limit)
+    assert all(0.8 < factor < 1.3 for factor in factors), factors
 
 
 @given(seed=st.integers(0, 2**32))
@@ -226,6 +328,80 @@ async def test_a_thousand_who_ask_at_once_make_one_query(tmp_path: Path) -> None
                 assert len({read.encoded for read in reads}) == 1
                 assert asked.total() - before - polls <= 1, asked
                 assert sum(read.origin == Origin("", "miss") for read in reads) == 1
+
+
+# ------------------------------------------------------------------------------------------- what ends while somebody waits
+
+
+class Held:
+    """Observes a server with caches, and within `with` holds up every answer of its database until `answer` is set.
+
+    What a look at the log has found it holds up until the end, so that the server knows of nothing that is written meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.put = asyncio.Event()
+        self.answer = threading.Event()
+        self.when_redis_answers: Callable[[], object] = lambda: None
+        self._look = threading.Event()
+        self._holds = False
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case StatementDone(sql) if self._holds and "followed" in sql:
+                self._look.wait(SECONDS)
+            case StatementDone() if self._holds:
+                self._loop.call_soon_threadsafe(self.asked.set)
+                self.answer.wait(SECONDS)
+            case RedisDone("EVALSHA" | "SCRIPT"):
+                self.put.set()
+            case RedisDone("MGET") if self._holds:
+                self.when_redis_answers()
+
+    def __enter__(self) -> None:
+        self._holds = True
+
+    def __exit__(self, *_: object) -> None:
+        self._holds = False
+        self.answer.set()
+        self._look.set()
+
+
+async def test_who_waits_for_anothers_answer_does_not_get_it_if_somebody_writes_meanwhile(tmp_path: Path) -> None:
+    url, query, held = f"sqlite:///{tmp_path}/tasks.db", TaskQuery(sort=("title",)), Held()
+    async with open_tasks(url, cached=True, observer=held) as tasks, open_tasks(url) as other:
+        task = await tasks.add(NewTask(title="before"))
+        await origin(tasks, GetTask(task.id))
+        with held:
+            first, second = (asyncio.create_task(tasks.ask(query)) for _ in range(2))
+            await held.asked.wait()
+            edited = await other.edit(task.id, TaskPatch(title="after"))
+            held.answer.set()
+            assert (await first).value.items == (task,)
+            read = await second
+            assert (read.value.items, read.origin) == ((edited,), Origin("", "miss"))
+
+
+async def test_what_redis_has_is_not_given_if_somebody_writes_while_it_is_asked(tmp_path: Path) -> None:
+    url, query, held = f"sqlite:///{tmp_path}/tasks.db", TaskQuery(sort=("title",)), Held()
+    with emptied() as redis:
+        async with open_tasks(url, cached=True, observer=held, settings=Settings(redis_url=redis)) as tasks:
+            assert isinstance(tasks, CachedTasks)
+            task = await tasks.add(NewTask(title="before"))
+            await origin(tasks, GetTask(task.id))
+            while await origin(tasks, query) != "redis":
+                held.put.clear()
+                await held.put.wait()
+                tasks._cache.memory.clear()
+            tasks._cache.memory.clear()
+            somebody, edit = Loaded(Settings(database_url=url), {}, tmp_path), Edit(task.id, TaskPatch(title="after"))
+            held.when_redis_answers = lambda: run_command(lambda own: own.perform(edit), somebody, actor=None)
+            held.answer.set()
+            with held:
+                read = await tasks.ask(query)
+                assert ([item.title for item in read.value.items], read.origin) == (["after"], Origin("", "miss"))
 
 
 # ------------------------------------------------------------------------------------------------------- several processes

@@ -69,7 +69,7 @@ def test_settings_that_cannot_be_used_are_named(shell: Shell) -> None:
     for text, said in (
         ('colour = "red"', "'colour'"),
         ("output = 3", "output"),
-        ('output = "xml"', "table, json"),
+        ('output = "xml"', "table, wide, json"),
         ("output", "TOML"),
         ("port = 70000", "65535"),
     ):
@@ -81,6 +81,31 @@ def test_settings_that_cannot_be_used_are_named(shell: Shell) -> None:
     line = shell.fails(2, "task", "list", "--database-url", "mysql://user:secret@host/x")
     assert "sqlite:///" in line
     assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "address", "said", "command"),
+    [
+        ("database_url", "mysql://h/x", "mysql://h/x is not the address of a database", ["task", "list"]),
+        ("database_url", "sqlite://[", "sqlite://[ is not the address of a database", ["db", "check"]),
+        ("database_url", "postgresql://h:x/d", "the address of the PostgreSQL database cannot be used", ["db", "upgrade"]),
+        ("database_url", "http://[", "http://[ is not the address of a database", ["task", "list"]),
+        ("server", "somewhere", "'somewhere' is not the address of a server", ["task", "list"]),
+        ("server", "http://u:secret@h", "'h' is not the address of a server", ["api", "GET", "/tasks"]),
+        ("redis_url", "redis://h/x", "the address of Redis names a database that is no number", ["serve", "--port", "0"]),
+        ("redis_url", "redis://h/1?db=2", "the address of Redis names a database twice", ["serve", "--port", "0"]),
+    ],
+)
+def test_an_address_that_is_none_is_told_with_where_it_was_set(
+    shell: Shell, setting: str, address: str, said: str, command: list[str]
+) -> None:
+    flag, variable, file = f"--{setting.replace('_', '-')}", f"TASKCTL_{setting.upper()}", shell.home / "mine.toml"
+    if command[0] == "serve":
+        shell("db", "upgrade")
+    assert shell.fails(2, *command, flag, address).startswith(f"{flag}: {said}")
+    assert shell.fails(2, *command, env={variable: address}).startswith(f"{variable}: {said}")
+    file.write_text(f"{setting} = '{address}'", "utf-8")
+    assert shell.fails(2, *command, env={"TASKCTL_CONFIG": str(file)}).startswith(f"{setting} in {file}: {said}")
 
 
 # ------------------------------------------------------------------------------------------- places that cannot be used

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from taskctl import Settings
+from taskctl import Settings, open_tasks
 from taskctl.config import hosts_of, load, metrics_at, origins_of, proxies_of
 from taskctl.errors import ConfigError
 
@@ -78,7 +78,7 @@ def test_texts_become_values(nowhere: dict[str, str], name: str, said: str, valu
         ("port", "-1"),
         ("port", "65536"),
         ("port", "8080.5"),
-        ("output", "yaml"),
+        ("output", "xml"),
         ("sqlite_synchronous", "off"),
         ("database_timeout", "soon"),
         ("database_timeout", "-1"),
@@ -247,6 +247,23 @@ def test_limits_of_rates_are_in_plain_words(said: str) -> None:
     for which in ("token", "address", "failures"):
         values: dict[str, Any] = {f"rate_limit_{which}": said}
         assert getattr(Settings(**values), f"rate_limit_{which}") == said
+
+
+async def test_the_library_names_the_setting_that_an_address_is_from_and_none_for_one_that_it_was_given(tmp_path: Path) -> None:
+    file = f"sqlite:///{tmp_path}/tasks.db"
+    for setting, settings in (
+        ("database_url", Settings(database_url="http://[")),
+        ("database_url", Settings(database_url="mysql://")),
+        ("redis_url", Settings(database_url=file, redis_url="redis://")),
+    ):
+        with pytest.raises(ConfigError, match=f"^{setting}: .*the address of"):
+            async with open_tasks(settings=settings, cached=True):
+                pass
+    for url in ("http://[", "mysql://", "postgresql://["):
+        with pytest.raises(ConfigError) as caught:
+            async with open_tasks(url):
+                pass
+        assert not caught.value.detail.startswith("database_url")
 
 
 @pytest.mark.parametrize(

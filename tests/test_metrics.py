@@ -487,6 +487,6 @@ def test_the_bound_holds_for_all_that_a_server_can_answer() -> None:
 
 def test_a_request_takes_less_than_two_microseconds_more() -> None:
     metrics = Metrics("1")
-    done = RequestDone("GET", "/api/v1/tasks/7", "/api/v1/tasks/{id}", 200, 0.0004, "id", "default", "token", 0, 300)
+    done = RequestDone("GET", "/api/v1/tasks/7", "/api/v1/tasks/{id}", 200, 0.0004, "id", "default", "token", "127.0.0.1", 0, 300)
     observe: Callable[[Event], None] = metrics.observe
     assert min(timeit.repeat(lambda: observe(done), number=2_000, repeat=50)) / 2_000 < 2e-6

@@ -361,7 +361,7 @@ async def test_answers_fit_their_schemas_and_have_their_headers(api: Api, docume
         assert shapes.mistakes(schema, value) == []
         assert {"X-Request-Id", *(["ETag"] if path.endswith("{id}") else [])} <= told["headers"].keys()
         missing = {name for name in told["headers"] if name not in answer.headers}
-        assert missing <= {"Link", "Preference-Applied", "RateLimit", "RateLimit-Policy"}
+        assert missing <= {"Link", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Vary"}
     for answer in (await api.get("/api/v1/tasks/99"), await api.post("/api/v1/tasks", json={}), await api.get("/nothing")):
         assert shapes.mistakes({"$ref": "#/components/schemas/Problem"}, await answer.json(content_type=None)) == []
 

@@ -79,8 +79,8 @@ def test_what_is_off_counts_nothing(off: str) -> None:
     for _ in range(100):
         assert found.used("a") == {}
         found.asked("192.0.2.1")
-        found.failed("192.0.2.1")
-        found.locked("192.0.2.1")
+        found.attempted("192.0.2.1")
+        found.excused("192.0.2.1")
 
 
 def test_addresses_of_one_network_of_a_customer_are_one() -> None:
@@ -99,19 +99,22 @@ def test_after_too_many_worthless_tokens_no_other_one_is_looked_at_for_a_while()
     clock = Clock()
     found = made(clock, failures="10/minute")
     for _ in range(10):
-        found.locked("192.0.2.1")
-        found.failed("192.0.2.1")
+        found.attempted("192.0.2.1")
     clock.now += 20
-    failure = refused(found.locked, "192.0.2.1")
+    failure = refused(found.attempted, "192.0.2.1")
     assert failure
     assert failure.extra == {"retry_after": 40, "limit": "failures", "quota": 10, "window": 60}
-    found.failed("192.0.2.1")  # one that was under way when the others failed
-    assert refused(found.locked, "192.0.2.1")
-    assert not refused(found.locked, "192.0.2.2")
+    assert not refused(found.attempted, "192.0.2.2")
     assert not refused(found.used, "a good token")
     assert not refused(found.asked, "192.0.2.1")
     clock.now += 40
-    assert not refused(found.locked, "192.0.2.1")
+    assert not refused(found.attempted, "192.0.2.1")
+    for _ in range(100):  # those that were no guesses
+        found.excused("192.0.2.1")
+        assert not refused(found.attempted, "192.0.2.1")
+    clock.now += 60
+    found.excused("192.0.2.1")  # what was counted before is forgotten already
+    assert sum(not refused(found.attempted, "192.0.2.1") for _ in range(20)) == 10
 
 
 def test_any_number_of_addresses_takes_a_bounded_memory_and_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +124,7 @@ def test_any_number_of_addresses_takes_a_bounded_memory_and_no_thread(monkeypatc
     found = made(clock, address="5/minute", failures="5/minute")
     for number in range(5000):
         found.asked(f"2001:db8:{number:x}::1")
-        found.failed(f"2001:db8:{number:x}::1")
+        found.attempted(f"2001:db8:{number:x}::1")
     assert threading.active_count() == before
     for limit in (found._address, found._failures):
         assert limit

@@ -21,6 +21,7 @@ from taskctl.observe import Event, RedisAway, RedisBack, RedisDone, RedisRefuses
 from tests.postgres import free_port
 from tests.proxy import Proxy
 from tests.redis import Server
+from tests.simulation import run
 
 SECRET = "s3cr3t-of-nobody"
 
@@ -359,6 +360,38 @@ async def test_a_redis_that_hangs(server: Server) -> None:
             assert not it.cache._tasks
 
 
+@pytest.mark.parametrize("number", [4, 2 * redis.KEYS_MAX])
+def test_a_slow_redis_takes_no_more_time_of_those_who_wait_for_their_turn(tmp_path: Path, number: int) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while asked := await reader.read(1 << 20):
+            await asyncio.sleep(0.07)
+            keys = asked.count(b"taskctl:")
+            writer.write(b"*%d\r\n" % keys + b"$17\r\n0000000000000007x\r\n" * keys)
+        writer.close()
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def get(key: int) -> tuple[float, object]:
+            began = loop.time()
+            found = await it.cache.get(f"{key}")
+            return loop.time() - began, found
+
+        async with await asyncio.start_unix_server(serve, tmp_path / "redis"), use(f"unix://{tmp_path}/redis") as it:
+            asking = []
+            for keys in (range(1), range(1, 2), range(2, number)):  # two round trips, and those who wait for them
+                asking += [asyncio.create_task(get(key)) for key in keys]
+                await asyncio.sleep(0.01)
+            answers = await asyncio.gather(*asking)
+            assert {found for _, found in answers} == {(7, b"x"), None}
+            assert max(seconds for seconds, _ in answers) == pytest.approx(redis.DEADLINE)
+            # That others were before them is no failure of Redis.
+            assert not [trip for trip in it.seen.of(RedisDone) if trip.failed]
+            assert (await get(1))[1] == (7, b"x")
+
+    run(work)
+
+
 async def test_a_network_that_swallows(server: Server) -> None:
     with Proxy(server.port) as proxy:
         async with use(f"redis://127.0.0.1:{proxy.port}") as it:
@@ -418,7 +451,7 @@ async def test_a_full_redis_can_still_be_read(server: Server) -> None:
                 assert await heard.get() == f"w{number}"
                 assert await it.cache.get("a") == (1, b"body")
             assert it.cache.dropped == 20
-            assert len(it.seen.of(RedisRefuses)) == 1
+            assert [refused.detail for refused in it.seen.of(RedisRefuses)] == [f"{server.url}: it is full"]
             assert [trip.failed for trip in it.seen.trips("EVALSHA")][-1]
             assert len(it.seen.trips("EVALSHA")) <= 3  # it is not asked again and again
         finally:
@@ -438,13 +471,13 @@ async def test_a_replica_is_read_only() -> None:
             it.cache.publish("default")
             await it.seen.until(lambda: it.cache.dropped == 1)
             assert await it.cache.get("a") == (1, b"body")
-            with pytest.raises(Unavailable, match=r"it answers with an error \(ReadOnlyError\)"):
+            with pytest.raises(Unavailable, match="it is a replica, which only its master may write to"):
                 await it.cache.clear()
             assert not it.seen.of(RedisAway)
             # One that may not be read answers PING, and is no help all the same.
             server.ask("CONFIG", "SET", "replica-serve-stale-data", "no")
             it.cache._failures = 0
-            assert (await it.opens()).endswith(": it answers with an error (MasterDownError)")
+            assert (await it.opens()).endswith(": it is a replica that has lost its master")
             await it.seen.until(lambda: len(it.seen.trips("PING")) == 1)
             assert it.cache.open
             server.ask("REPLICAOF", "NO", "ONE")
@@ -503,11 +536,65 @@ async def test_what_is_no_redis() -> None:
 
 async def test_a_database_that_is_not_there(server: Server) -> None:
     async with use(f"{server.url}9999") as it:
-        assert (await it.opens()).endswith("it answers with an error (ResponseError)")
+        assert (await it.opens()).endswith(": it has no database of this number")
     async with use(f"redis://127.0.0.1:{server.port}/1") as it:
         await it.put(("a", 1, b"body"))
         assert await it.cache.get("a") == (1, b"body")
         assert server.ask("EXISTS", "taskctl:a") == 0
+
+
+async def test_what_redis_refuses_is_told_in_our_words(server: Server) -> None:
+    async def told(url: str = server.url) -> tuple[str, str]:
+        """Return why Redis takes nothing, if it does not, and why it cannot be cleared, if it cannot."""
+        async with use(url) as it:
+            it.cache.put("a", 1, b"body")
+            await it.seen.until(lambda: it.seen.trips("EVALSHA", "SCRIPT") != [] and not it.cache._writing)
+            try:
+                await it.cache.clear()
+            except Unavailable as e:
+                cleared = e.detail
+            else:
+                cleared = ""
+            return "".join(refused.detail for refused in it.seen.of(RedisRefuses)), cleared
+
+    shown, cannot = f"{server.url}: ", "the Redis that it shares cannot be emptied: "
+    assert await told() == ("", "")
+    server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+    assert await told() == (f"{shown}it has too few replicas to take anything", "")
+    server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+    for user, rights in (("nobody", "-@all"), ("reader", "+@all -set -scan"), ("stranger", "+@all -evalsha -scan")):
+        server.ask("ACL", "SETUSER", user, "on", ">none", "~*", "&*", *rights.split())
+        may_not = f"{shown}its user may not do all that is needed here"
+        assert await told(f"redis://{user}:none@127.0.0.1:{server.port}/0") == (may_not, cannot + may_not)
+        server.ask("ACL", "DELUSER", user)
+    with Server("rename-command MGET nothing") as lacking:
+        async with use(lacking.url) as it:
+            assert (await it.opens()).endswith("/0: it does not know a command that is needed here")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("LOADING Redis is loading the dataset in memory", "it is still reading its own data"),
+        ("BUSY Redis is busy running a script.", "it is busy with a script of somebody's"),
+        ("MISCONF Redis is configured to save RDB snapshots", "it cannot write to its own disk, and takes nothing until it can"),
+        ("MOVED 3999 127.0.0.1:6381", "it is a Redis Cluster, and that is not supported"),
+        ("CLUSTERDOWN Hash slot not served", "it is a Redis Cluster, and that is not supported"),
+        ("ERR max number of clients reached", "it has no connection left for us"),
+        ("NEWWORD about taskctl:a", "it answers with an error (NEWWORD)"),
+        ("ERR OOM READONLY taskctl:a", "it answers with an error"),
+    ],
+)
+async def test_what_redis_answers_instead_is_told_in_our_words(said: str, told: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1 << 16):
+            writer.write(f"-{said}\r\n".encode())
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        async with use(f"redis://127.0.0.1:{port}") as it:
+            assert await it.opens() == f"redis://127.0.0.1:{port}/0: {told}"
 
 
 async def test_closing_leaves_nothing(server: Server) -> None:
@@ -584,6 +671,12 @@ def test_addresses_that_are_none(url: str) -> None:
         Redis(url)
     assert SECRET not in repr(caught.value)
     assert caught.value.__suppress_context__ or SECRET not in repr(caught.value.__context__)
+
+
+@pytest.mark.parametrize("url", ["redis://localhost/1?db=2", "rediss://localhost/1?db=1", "redis://localhost?db=1&db=2"])
+def test_an_address_names_one_database(url: str) -> None:
+    with pytest.raises(ConfigError, match="twice"):
+        Redis(url)
 
 
 @pytest.mark.parametrize(

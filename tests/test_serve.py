@@ -19,6 +19,7 @@ import aiohttp
 import pytest
 
 from taskctl.server.serve import is_loopback
+from tests.redis import Server as RedisServer
 from tests.support import SECONDS, Json, Server, Shell, serving
 
 
@@ -209,6 +210,16 @@ def test_a_port_that_is_taken_is_one_line_and_exit_7(shell: Shell) -> None:
 )
 def test_options_that_cannot_be_used_are_named(shell: Shell, options: list[str], said: str) -> None:
     assert said in shell.fails(2, "serve", *options)
+
+
+def test_it_says_what_becomes_of_its_redis(shell: Shell) -> None:
+    with RedisServer(started=False) as redis, serving(shell, "--redis-url", redis.url) as server:
+        refused = f"{redis.url}: Connection refused"
+        server.logged(f"warning +Redis cannot be used, and is tried again +why=['\"]?{refused}")
+        cleared = Shell(shell.home, TASKCTL_SERVER=server.url).fails(7, "cache", "clear")
+        assert cleared == f"this server has forgotten everything, but the Redis that it shares cannot be emptied: {refused}"
+        redis.start()
+        server.logged(r"info +Redis is used again +seconds=[0-9.]+\n")
 
 
 def test_it_logs_a_line_for_each_request_and_none_when_it_is_to_be_quiet(shell: Shell) -> None:

@@ -11,9 +11,9 @@ from tests.support import SECONDS, Shell, serving
 
 HEAVY = (
     *("asyncio", "aiohttp", "aiohttp_apispec", "alembic", "marshmallow", "sqlalchemy", "pydantic", "rich", "tomllib", "yaml"),
-    *("hypothesis", "typing_inspection", "limits", "deprecated"),
+    *("hypothesis", "typing_inspection", "limits", "deprecated", "structlog", "csv"),
 )
-LOCAL = (*HEAVY, "taskctl.remote", "taskctl.server", "taskctl.seed", "tzlocal", "ssl", "email")
+LOCAL = (*HEAVY, "taskctl.remote", "taskctl.server", "taskctl.seed", "tzlocal", "ssl", "email", "keyring", "taskctl.credentials")
 
 
 @pytest.fixture
@@ -117,4 +117,4 @@ def test_a_remote_command_needs_no_database_and_no_migrations(shell: Shell) -> N
             modules = command(shell, *arguments, "--server", server.url)
             assert of(modules, "aiohttp") == ["aiohttp"]
             assert of(modules, "alembic", "sqlalchemy", "pydantic", "rich", "taskctl.server", "taskctl.storage") == []
-            assert of(modules, "aiohttp_apispec", "marshmallow") == []
+            assert of(modules, "aiohttp_apispec", "marshmallow", "keyring") == []

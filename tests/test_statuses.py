@@ -159,7 +159,7 @@ class FailingTokens(SqlTokens):
         if self._at_the_door:
             raise self._failure
         now = datetime.now(UTC)
-        nothing = {"created_by": None, "expires_at": None, "last_used_at": None, "revoked_at": None}
+        nothing = dict.fromkeys(("created_by", "maker", "revoked_by", "expires_at", "last_used_at", "revoked_at"))
         return Known(Token(id=ID, name="t", workspace="default", scopes=("admin",), created_at=now, **nothing), hash_of(SECRET))
 
     async def used(self, when: Mapping[str, datetime]) -> None:
@@ -323,7 +323,7 @@ async def test_a_status(
 
 
 ON_EVERY_ANSWER = {"Date", "Server", "Connection", "Content-Type", "Content-Length"}
-SOMETIMES = {"Link", "Idempotency-Replayed", "Preference-Applied", "Accept-Encoding", "RateLimit", "RateLimit-Policy"}
+SOMETIMES = {"Link", "Idempotency-Replayed", "Preference-Applied", "Accept-Encoding", "RateLimit", "RateLimit-Policy", "Vary"}
 """Headers that these calls need not bring about; the other ones in the document are always there."""
 
 

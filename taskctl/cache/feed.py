@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from taskctl.cache.memory import Kept
@@ -56,7 +57,7 @@ class Moments:
     """The lease of a database that others write to: it holds for a while. A machine that sleeps does not stop its clock."""
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
-        self._clock = clock or (lambda: time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)))
+        self._clock = clock or partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
     def begin(self) -> float:
         """Return the time."""
@@ -233,6 +234,7 @@ class Feed:
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._closed = False
+        self._failing = False
         self._next_sweep = 0.0
         self._reached = time.monotonic()  # when the last look began that reached the ends of all logs
 
@@ -380,10 +382,12 @@ class Feed:
         try:
             news = await self._log.news({name: look.since for name, look in looks.items()})
         except Exception as e:  # the leases end, if it goes on
-            if not isinstance(e, TaskctlError):
+            if not isinstance(e, TaskctlError) and not self._failing:  # twice a second is too often
                 _log.exception("the log cannot be followed")
+            self._failing = True
             self._observer(FeedPolled(len(followed), 0, 0, time.monotonic() - began, failed=True))
             return False
+        self._failing = False
         behind = entries = 0
         for name, following in followed.items():
             head, steps = news.logs.get(name, (-1, []))

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from sys import getsizeof
 from typing import Any, NamedTuple
 
 from taskctl.conditions import Compare
@@ -10,10 +11,10 @@ from taskctl.log import Step
 from taskctl.tasks import GetTask, History, Labels, Page, Projects, Query, Task, TaskQuery
 from taskctl.wire import encode, start_of
 
-OVERHEAD = 700
-"""Bytes that an answer takes besides its JSON: its key, its place in the order of use, itself."""
-QUERY_FACTOR = 12
-"""Bytes that a question takes for each byte of its JSON."""
+OVERHEAD = 600
+"""Bytes that an answer takes besides its JSON: its key, its place in the order of use, itself, and what the allocator adds."""
+QUERY_FACTOR = 6
+"""Bytes that a question takes for each byte of its JSON, at most: its terms are objects of their own."""
 
 
 class Kept:
@@ -28,15 +29,17 @@ class Kept:
     def __init__(self, query: Query[Any], seq: int, body: bytes, value: Any, born: int) -> None:
         self.query = query
         self.seq = self.checked = seq
-        self.body = body
+        self.body = bytes(memoryview(body))  # a copy, because the encoder may leave half as much again behind what it writes
         self.born = born
         self.version = value.version if isinstance(value, Task) else 0
         self.next_cursor: str | None = value.next_cursor if isinstance(value, Page) else None
         self.span: _Span | None = None
         self.size = len(body) + OVERHEAD
-        if isinstance(query, TaskQuery):
-            self.span = _span(query, value)
-            self.size += QUERY_FACTOR * len(encode(query))  # its terms are objects of their own
+        if not isinstance(query, GetTask):
+            self.size += QUERY_FACTOR * len(encode(query)) + getsizeof(self.next_cursor)
+        if isinstance(query, TaskQuery) and (span := _span(query, value)) is not None:
+            self.span = span
+            self.size += span.size
 
     def touched(self, step: Step) -> bool:
         """Return whether the answer could be another one after this entry of the log. In doubt it is."""
@@ -83,6 +86,11 @@ class _Span(NamedTuple):
     end: list[int | str] | None
     zone: Any
 
+    @property
+    def size(self) -> int:
+        """How many bytes it takes: there may be long titles in it."""
+        return sum(getsizeof(part) for place in (self.start, self.end) if place is not None for part in (place, *place))
+
 
 _NEVER: Any = None
 """No condition that depends on the moment is remembered."""
@@ -98,12 +106,12 @@ def _span(query: TaskQuery, page: Page[Task]) -> _Span | None:
 def rememberable(query: Query[Any]) -> bool:
     """Return whether the answer to a question may be remembered: not if it depends on the moment."""
     match query:
-        case GetTask(int()) | Projects() | Labels():
+        case GetTask() | History():
+            return isinstance(query.id, int)
+        case TaskQuery():
+            return query.limit is not None and not query.momentary
+        case Projects() | Labels():
             return True
-        case History(id=int()):
-            return True
-        case TaskQuery(limit=int()):
-            return not query.momentary
         case _:
             return False
 

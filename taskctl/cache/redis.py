@@ -17,7 +17,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -139,18 +139,27 @@ class Redis:
     async def get(self, key: str) -> tuple[int, bytes] | None:
         """Return (seq, body) of the newest that was put, or None: a miss. Never raises; calls made together travel as one MGET.
 
-        What this process has put is there once it has travelled, and no sooner.
+        It takes DEADLINE at most, waiting for its turn included. What this process has put is there once it has travelled, and
+        no sooner.
         """
         if self._closed or self._open_since is not None or len(self._asked) >= ASKED_MAX:
             return None
         # Each caller waits on a future of its own: one that leaves takes nothing from the others, and the task goes on.
-        future: asyncio.Future[tuple[int, bytes] | None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[tuple[int, bytes] | None] = loop.create_future()
         self._asked.setdefault(_name(key), []).append(future)
         if self._lanes < READS and not self._lane_starts:
             self._lanes += 1
             self._lane_starts = True
             self._start(self._read())
-        return await future
+        if self._lane_starts and len(self._asked) <= KEYS_MAX:
+            return await future  # it travels now, and the round trip has the same deadline
+        # Others are under way first. Their time is this caller's, but not the round trip's: one that ends later has not failed.
+        timer = loop.call_later(DEADLINE, _tell, [future], None)
+        try:
+            return await future
+        finally:
+            timer.cancel()
 
     async def _read(self) -> None:
         """Ask for what has been asked for, until there is nothing left."""
@@ -261,7 +270,7 @@ class Redis:
             if not self._refuses:
                 self._refuses = True
                 self._observer(RedisRefuses(self._told(answer)))
-            if self._sentinel is not None and "READONLY" in str(answer):
+            if self._sentinel is not None and "READONLY" in _said(answer):
                 # Another one is the master now: ask again who. redis-py knows the error only where no script is around it.
                 await self._pool.disconnect(inuse_connections=False)
 
@@ -282,7 +291,7 @@ class Redis:
                 if cursor == b"0":
                     return removed
         except Exception as e:
-            raise Unavailable(f"the cache cannot be cleared: {self._told(e)}") from None
+            raise Unavailable(f"the Redis that it shares cannot be emptied: {self._told(e)}") from None
 
     # Listening
 
@@ -331,7 +340,7 @@ class Redis:
                     _log.exception("listening to Redis has failed")
             finally:
                 await connection.disconnect(nowait=True)
-            await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311
+            await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311  # nosec B311  # to spread, not to hide
 
     # What every round trip goes through
 
@@ -396,11 +405,11 @@ class Redis:
         with suppress(Exception):
             await self._pool.disconnect(inuse_connections=False)  # those that are idle may be dead without a word
         while True:
-            await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311
+            await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311  # nosec B311  # to spread, not to hide
             try:
                 # What reads ask, because a Redis that must not be read (a replica without its master, say) answers PING.
                 await self._trip("PING", 1, ("PING",), ("MGET", PREFIX))
-            except Exception:  # noqa: S112
+            except Exception:  # noqa: S112  # nosec B112  # away it has been told to be; this looks whether it still is
                 continue
             break
         seconds = time.monotonic() - self._open_since
@@ -411,6 +420,7 @@ class Redis:
     def _told(self, failure: Exception) -> str:
         """Return what went wrong in our words: what redis-py and Redis say may repeat what they were sent."""
         cause = failure.__cause__ or failure.__context__
+        said = _said(failure)
         match failure:
             case _Unreadable():
                 why = str(failure)
@@ -420,9 +430,10 @@ class Redis:
                 why = "no Sentinel names a master that is up"
             case TimeoutError() | TimedOut():
                 why = f"no answer within {DEADLINE:g} s"
-            case ResponseError():
-                word = re.match(r"[A-Z]{3,}\b", str(failure))  # redis-py has taken it off where it makes a class of its own of it
-                why = f"it answers with an error ({word[0] if word else type(failure).__name__})"
+            case _ if said:
+                word = re.match("(?!ERR )[A-Z]{3,}(?= )", said)
+                other = f"it answers with an error ({word[0]})" if word else "it answers with an error"
+                why = next((told for pattern, told in _REFUSALS if re.search(pattern, said)), other)
             case _ if isinstance(cause, ssl.SSLError):
                 why = f"TLS fails: {(cause.reason or 'for no known reason').replace('_', ' ').lower()}"
             case _ if isinstance(cause, socket.gaierror):
@@ -473,6 +484,29 @@ def _tell(futures: list[asyncio.Future[tuple[int, bytes] | None]], value: tuple[
     for future in futures:
         if not future.done():
             future.set_result(value)
+
+
+def _said(failure: Exception) -> str:
+    """Return an error as Redis has put it; nothing if it was not Redis that has said something."""
+    code = getattr(failure, "status_code", None)  # redis-py takes the word off that it makes a class of
+    return f"{code} {failure}" if code else str(failure) if isinstance(failure, ResponseError) else ""
+
+
+_REFUSALS: Sequence[tuple[str, str]] = (
+    ("(^|-)OOM ", "it is full"),
+    ("(^|-)READONLY ", "it is a replica, which only its master may write to"),
+    ("(^|-)MISCONF ", "it cannot write to its own disk, and takes nothing until it can"),
+    ("(^|-)NOREPLICAS ", "it has too few replicas to take anything"),
+    ("^MASTERDOWN ", "it is a replica that has lost its master"),
+    ("^LOADING ", "it is still reading its own data"),
+    ("^BUSY ", "it is busy with a script of somebody's"),
+    ("^NOPERM |can't run this command", "its user may not do all that is needed here"),
+    ("^(MOVED|ASK|CROSSSLOT|CLUSTERDOWN|TRYAGAIN) |in cluster mode", "it is a Redis Cluster, and that is not supported"),
+    ("^ERR DB index is out of range", "it has no database of this number"),
+    ("^ERR max number of clients", "it has no connection left for us"),
+    ("^ERR unknown command", "it does not know a command that is needed here"),
+)
+"""What Redis says, with a - before it if it says so of a script, and what that means."""
 
 
 async def _answer(connection: AbstractConnection) -> Any:
@@ -606,9 +640,10 @@ class _Place(NamedTuple):
         """Take an address apart. Raises ConfigError, which repeats nothing that could be a password."""
         try:
             parts = urlsplit(url)
-            query = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
+            parameters = parse_qsl(parts.query, strict_parsing=True) if parts.query else []
         except ValueError:
             raise ConfigError("the address of Redis cannot be understood") from None
+        query = dict(parameters)
         scheme = parts.scheme
         if scheme not in ("redis", "rediss", "unix", "redis+sentinel"):
             raise ConfigError("the address of Redis begins with redis://, rediss://, unix:// or redis+sentinel://")
@@ -618,6 +653,8 @@ class _Place(NamedTuple):
             known |= {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
         if query.keys() - known or parts.fragment:
             raise ConfigError(f"the address of Redis takes no parameters here but {', '.join(sorted(known)) or 'none'}")
+        if len(parameters) > len(query):
+            raise ConfigError("the address of Redis has a parameter twice")
         login, _, netloc = parts.netloc.rpartition("@")
         user, _, password = login.partition(":")
         path, service, db = unquote(parts.path), "", parts.path.strip("/")
@@ -640,6 +677,8 @@ class _Place(NamedTuple):
                     raise ConfigError("the address of Sentinels names a service: redis+sentinel://HOST,HOST/SERVICE/DB")
             elif len(hosts) > 1:
                 raise ConfigError("the address of Redis names one host; Sentinels are redis+sentinel://HOST,HOST/SERVICE/DB")
+        if db and "db" in query:
+            raise ConfigError("the address of Redis names a database twice, in its path and as ?db=")
         db = db or query.pop("db", "0")
         if not re.fullmatch("[0-9]{1,5}", db):
             raise ConfigError("the address of Redis names a database that is no number")

@@ -32,6 +32,7 @@ from taskctl.tasks import (
     TaskService,
     Written,
     no_task,
+    require_at,
 )
 from taskctl.wire import decode, digest, encode, place_in_log, seq_in
 
@@ -100,7 +101,7 @@ class Cache:
             try:
                 await self.shared.clear()
             except Unavailable as e:
-                raise Unavailable(f"this server has forgotten everything; {e.detail}") from None
+                raise Unavailable(f"this server has forgotten everything, but {e.detail}") from None
 
 
 class CachedTasks(TaskService, Remembering):
@@ -151,6 +152,7 @@ class CachedTasks(TaskService, Remembering):
         await self._cache.clear()
 
     async def ask(self, query: Query[T], *, at: str = "", fresh: bool = False) -> Read[T]:
+        require_at(at)
         if not rememberable(query):
             return await self._passed_on(query, None, "bypass", at)
         following = self._feed.following(self._workspace)

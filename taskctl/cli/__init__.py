@@ -12,17 +12,8 @@ from taskctl import __version__
 from taskctl.cli.call import Flags, LightGroup, fail, reader_gone, shared_options
 
 _NOUNS: Mapping[str, str] = {
-    "task": "taskctl.cli.task",
-    "project": "taskctl.cli.project",
-    "label": "taskctl.cli.label",
-    "stats": "taskctl.cli.stats",
-    "serve": "taskctl.cli.serve",
-    "db": "taskctl.cli.db",
-    "api": "taskctl.cli.api",
-    "cache": "taskctl.cli.cache",
-    "token": "taskctl.cli.token",
-    "workspace": "taskctl.cli.workspace",
-    "version": "taskctl.cli.version",
+    noun: f"taskctl.cli.{noun}"
+    for noun in ("task", "project", "label", "stats", "serve", "db", "api", "cache", "auth", "token", "workspace", "version")
 }
 
 

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from taskctl import wiring
-from taskctl.cli.call import Call, command
-from taskctl.cli.output import show_bytes
+from taskctl.cli.call import JSON, Call, command
+from taskctl.cli.output import show_bytes, show_json, show_lines, show_text
+from taskctl.cli.terminal import tell_json
+from taskctl.config import TOKEN_WAYS
 from taskctl.errors import UsageError, by_status
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -32,8 +34,7 @@ def api(
         headers.append(("Content-Type", "application/json"))
     answer = wiring.call_api(call.loaded, method.upper(), path, headers, body)
     if include:
-        lines = [f"HTTP {answer.status}", *(f"{name}: {value}" for name, value in answer.headers.items()), ""]
-        show_bytes("".join(f"{line}\n" for line in lines).encode())
+        show_lines([f"HTTP {answer.status}", *(f"{name}: {value}" for name, value in answer.headers.items()), ""])
     is_problem = answer.headers.get("Content-Type", "").startswith(PROBLEM)
     failure = None
     if is_problem:  # the answer to a HEAD has no words
@@ -41,13 +42,18 @@ def api(
         failure = (
             error_of(answer.body) if answer.body else cls(f"{cls.title}: the answer was {answer.status}, without more words")
         )
-    if failure is not None and not include and (call.settings.output == "table" or not answer.body):
+    if failure is not None and not include and (call.settings.output not in JSON or not answer.body):
         raise failure
     ends = b"" if not answer.body or answer.body.endswith(b"\n") else b"\n"
-    if failure is None or include:
+    if failure is not None and not include:
+        if not call.quiet:
+            tell_json(answer.body.rstrip())
+    elif not sys.stdout.isatty():
         show_bytes(answer.body + ends)
+    elif "json" in answer.headers.get("Content-Type", ""):
+        show_json(answer.body + ends)
     else:
-        call.say((answer.body + ends).decode().rstrip())
+        show_text((answer.body + ends).decode("utf-8", "backslashreplace"))
     if answer.status >= 400:
         raise typer.Exit(failure.exit_code if failure is not None else 1)
 
@@ -56,6 +62,8 @@ def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip() or set("\r\n") & set(text):
         raise UsageError(f"{text!r} is not a header; NAME: VALUE was expected")
+    if name.strip().lower() == "authorization":
+        raise UsageError(f"no token belongs on a command line, where others see it: {TOKEN_WAYS}")
     return name.strip(), value.strip()
 
 

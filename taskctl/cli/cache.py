@@ -2,7 +2,7 @@
 
 from taskctl import wiring
 from taskctl.cli.call import Call, command, noun
-from taskctl.cli.output import show_object
+from taskctl.cli.output import FOR_PEOPLE, show_object
 from taskctl.tasks import CacheStats
 from taskctl.wire import decode, error_of
 
@@ -14,7 +14,7 @@ def stats(call: Call) -> None:
     """Show how many answers the server remembers, and how often questions were answered from where, or why not from memory."""
     found = decode(_asked(call, "GET"), CacheStats)
     numbers = {"entries": found.entries, "bytes": found.bytes}
-    asked = found.asked if call.settings.output == "table" else {"asked": found.asked}
+    asked = found.asked if call.settings.output in (*FOR_PEOPLE, "csv") else {"asked": found.asked}
     show_object({**numbers, **asked}, call.settings)
 
 

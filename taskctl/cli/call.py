@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TextIO, TypeAlias, TypeVar
 
@@ -13,7 +14,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from taskctl import config, wiring
 from taskctl.access import AccessService
-from taskctl.errors import TaskctlError, UsageError
+from taskctl.cli.terminal import tell, tell_json, tell_lines
+from taskctl.errors import ConfigError, Forbidden, TaskctlError, Unauthenticated, UsageError
 from taskctl.observe import Event, StatementDone, ignore
 from taskctl.tasks import Source, TaskService
 
@@ -27,19 +29,24 @@ PARTLY = 8
 def _json_wanted(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
     """Return whether the output is to be JSON, as far as can be told of a command line that is not understood."""
     line = " ".join(arguments).replace("=", " ")
-    return bool(re.search(r"(^| )(-o ?|--output )(nd)?json( |$)", line)) or environment.get("TASKCTL_OUTPUT") in _JSON
+    return bool(re.search(r"(^| )(-o ?|--output )(nd)?json( |$)", line)) or environment.get("TASKCTL_OUTPUT") in JSON
 
 
-_JSON = ("json", "ndjson")
+JSON = ("json", "ndjson")
 _shown_as_json = _json_wanted(sys.argv[1:], os.environ)
 
 
 def _shared(  # a signature only: what stands in it stands behind every command
-    server: Annotated[str | None, typer.Option(help="Work on the tasks of this server, http://HOST:PORT.")] = None,
+    server: Annotated[
+        str | None, typer.Option(help="Work on the tasks of this server, http://HOST:PORT or https://HOST.")
+    ] = None,
+    token_file: Annotated[str | None, typer.Option(help="The file with the token for that server.")] = None,
+    ca_file: Annotated[str | None, typer.Option(help="The CAs that may vouch for that server, in PEM.")] = None,
+    allow_http: Annotated[bool | None, typer.Option(help="Send the token to another machine in the clear.")] = None,
     database_url: Annotated[str | None, typer.Option(help="Work on this database, sqlite:///PATH or postgresql://…")] = None,
     database_password_file: Annotated[str | None, typer.Option(help="The file with the password of the database.")] = None,
     workspace: Annotated[str | None, typer.Option(help="Which of the database's workspaces.")] = None,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="table, json, ndjson or ids.")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="table, wide, json, ndjson, yaml, csv or ids.")] = None,
     color: Annotated[bool | None, typer.Option("--color/--no-color", help="Colours, on a terminal.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but data and problems.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell on stderr what is done.")] = False,
@@ -60,7 +67,7 @@ def shared_options(function: Callable[..., T]) -> Callable[..., T]:
     def wrapper(**values: Any) -> T:
         flags = {name: values.pop(name) for name in _SHARED}
         # `--no-color` is a False that was given; --quiet and --verbose are False when they are not.
-        given = {n: v for n, v in flags.items() if v is not None and (v is not False or n == "color")}
+        given = {n: v for n, v in flags.items() if v is not None and (v is not False or n not in ("quiet", "verbose"))}
         return function(values.pop(context.name), given, **values)
 
     parameters = [context, *own, *_SHARED.values()]
@@ -72,12 +79,16 @@ class Call:
     """What a command works with: its settings, its output, and the tasks."""
 
     def __init__(self, flags: Flags) -> None:
-        self.flags = flags
         self.quiet: bool = flags.get("quiet", False)
         self.verbose: bool = flags.get("verbose", False)
-        self.loaded = config.load({n: v for n, v in flags.items() if n not in ("quiet", "verbose")})
-        self.settings = self.loaded.settings
         self.failed = False
+        self._flags = {n: v for n, v in flags.items() if n not in ("quiet", "verbose")}
+        self.loaded = config.load(self._flags)
+
+    @property
+    def settings(self) -> config.Settings:
+        """What is set, by flags and otherwise."""
+        return self.loaded.settings
 
     def tasks(self, command: Callable[[TaskService], Coroutine[Any, Any, T]], source: Source = "cli") -> T:
         """Run the command on the tasks that the settings name."""
@@ -88,9 +99,10 @@ class Call:
         """Run the command on the tokens and workspaces of the place that the settings name."""
         return wiring.run_access(command, self.loaded, actor=_user())
 
-    def with_flags(self, **flags: object) -> "Call":
-        """Return the call with further flags; None is one that was not given."""
-        return Call({**self.flags, **{name: value for name, value in flags.items() if value is not None}})
+    def add_flags(self, **flags: object) -> None:
+        """Take in the flags that only this command has; None is one that was not given."""
+        self._flags |= {name: value for name, value in flags.items() if value is not None}
+        self.loaded = config.load(self._flags)
 
     @property
     def workspace(self) -> str | None:
@@ -100,7 +112,7 @@ class Call:
     def say(self, message: str) -> None:
         """Tell somebody who looks on; not data, so it goes to stderr."""
         if not self.quiet:
-            print(message, file=sys.stderr)
+            tell(message)
 
     def problem(self, failure: TaskctlError) -> None:
         """Report the failure of one of several; the command goes on, and ends with the code that says so."""
@@ -160,11 +172,19 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
         def run(context: typer.Context, flags: Flags, **values: Any) -> int:
             global _shown_as_json
             call = Call({**(context.find_root().obj or {}), **flags})
-            _shown_as_json = call.settings.output in _JSON
+            _shown_as_json = call.settings.output in JSON
             try:
                 function(call, **values)
+            except (Unauthenticated, Forbidden) as e:
+                if not call.loaded.remote:
+                    raise
+                from taskctl.logins import advised
+
+                raise advised(e, call.loaded) from None
             except BrokenPipeError:  # typer would make it a 1
                 return reader_gone()
+            except ConfigError as e:
+                raise call.loaded.placed(e) from None
             return PARTLY if call.failed else 0
 
         run.__name__, run.__doc__ = function.__name__, function.__doc__
@@ -188,7 +208,7 @@ def _user() -> str | None:
 
 def _tell(event: Event) -> None:
     if isinstance(event, StatementDone):
-        print(f"{event.seconds * 1000:8.2f} ms {event.rows:6} rows  {event.sql}", file=sys.stderr)
+        tell(f"{event.seconds * 1000:8.2f} ms {event.rows:6} rows  {event.sql}")
 
 
 def report(failure: TaskctlError) -> None:
@@ -196,9 +216,9 @@ def report(failure: TaskctlError) -> None:
     if _shown_as_json:
         from taskctl.wire import encode, problem
 
-        print(encode(problem(failure)).decode(), file=sys.stderr)
+        tell_json(encode(problem(failure)))
     else:
-        print(f"taskctl: {failure.detail}", file=sys.stderr)
+        tell(f"taskctl: {failure.detail}")
 
 
 def let_go(stream: TextIO) -> None:
@@ -219,14 +239,18 @@ def fail(e: Exception) -> int:
         return e.exit_code
     if isinstance(e, typer.TyperException):
         return _misused(e)
-    raise e
+    tell_lines("".join(traceback.format_exception(e)).rstrip())
+    return TaskctlError.exit_code
 
 
 def _misused(e: Any) -> int:
     """Report a command line that cannot be understood."""
     context = getattr(e, "ctx", None)
     if type(e).__name__ == "NoArgsIsHelpError":  # its message is the help
-        print(e.format_message(), file=sys.stderr)
+        tell_lines(e.format_message())
+        return UsageError.exit_code
+    if getattr(e, "option_name", None) == "--token":
+        report(UsageError(f"there is no --token, because others see what stands on a command line: {config.TOKEN_WAYS}"))
         return UsageError.exit_code
     hint = f" (see {context.command_path} --help)" if context is not None else ""
     report(UsageError(e.format_message() + hint))

@@ -10,7 +10,7 @@ import typer
 
 from taskctl import wiring
 from taskctl.cli.call import Call, command, noun
-from taskctl.cli.output import show_lines, show_object
+from taskctl.cli.output import FOR_PEOPLE, show_lines, show_object
 from taskctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def upgrade(
         print(wiring.upgrade_statements(call.settings), end="")
         return
     before, after = wiring.upgrade(call.settings)
-    if call.settings.output == "table":
+    if call.settings.output in FOR_PEOPLE:
         if not call.quiet:
             show_lines(
                 [f"the schema is {after} already" if before == after else f"the schema was {before or 'empty'}, and is {after}"]
@@ -44,7 +44,7 @@ def current(call: Call) -> None:
     """Show the revision of the schema, and the one that this version needs."""
     _local(call)
     found, needed = wiring.current(call.settings)
-    shown = "none: the database is empty" if found is None and call.settings.output == "table" else found
+    shown = "none: the database is empty" if found is None and call.settings.output in FOR_PEOPLE else found
     show_object({"current": shown, "needed": needed}, call.settings)
 
 
@@ -71,7 +71,7 @@ def seed(
     samples = sample(count, seed, datetime.now(UTC).date())
     with _progress(call, "seeding") as progress:
         added = call.tasks(lambda tasks: add(tasks, samples, lambda size: progress(size, count)), source="seed")
-    if call.settings.output != "table":
+    if call.settings.output not in FOR_PEOPLE:
         show_object({"added": added}, call.settings)
     elif not call.quiet:
         show_lines([f"added {added} tasks"])
@@ -103,7 +103,7 @@ def restore(
 
 
 def _show(call: Call, done: str, counts: "Counts") -> None:
-    if call.settings.output != "table":
+    if call.settings.output not in FOR_PEOPLE:
         show_object(counts._asdict(), call.settings)
     elif not call.quiet:
         show_lines([_told(done, counts)])

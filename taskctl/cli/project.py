@@ -2,6 +2,7 @@
 
 from taskctl.cli.call import Call, command, noun
 from taskctl.cli.output import show
+from taskctl.tasks import Tally
 
 app = noun("The projects in use.")
 
@@ -14,4 +15,4 @@ def group() -> None:
 @command(app, "list")
 def list_(call: Call) -> None:
     """List the projects, with their tasks counted by status."""
-    show(call.tasks(lambda tasks: tasks.projects()).items, call.settings)
+    show(call.tasks(lambda tasks: tasks.projects()).items, call.settings, kind=Tally)

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import sys
+import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from taskctl import wiring
-from taskctl.cli.call import Call, command, let_go
-from taskctl.errors import UsageError
-from taskctl.observe import (
-    CertificateKept,
-    CertificateRenewed,
-    DatabaseAway,
-    DatabaseBack,
-    Event,
-    RedisAway,
-    RedisBack,
-    RedisRefuses,
-    RequestDone,
-)
+from taskctl.cli.call import Call, command
+from taskctl.errors import TaskctlError, UsageError
 
 if TYPE_CHECKING:
     import asyncio
+
+    from taskctl.logs import Logs
+
+GARBAGE = 20_000
+"""After so many new objects the collector looks for circles among them; Python's own number is 700."""
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -53,9 +47,11 @@ def serve(
     redis_tasks: Annotated[bool | None, typer.Option(help="Keep single tasks in it, too, not only lists.")] = None,
     metrics: Annotated[bool | None, typer.Option(help="Tell Prometheus at /metrics what happens.")] = None,
     metrics_address: Annotated[str | None, typer.Option(help="HOST:PORT for /metrics alone.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="console or json.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="The least that is told: debug, info, warning or error.")] = None,
 ) -> None:
     """Serve the API, on 127.0.0.1:8080 and the same database as the commands, until SIGTERM or ctrl-C."""
-    call = call.with_flags(
+    call.add_flags(
         host=host,
         port=port,
         drain_seconds=drain_seconds,
@@ -77,61 +73,66 @@ def serve(
         redis_tasks=redis_tasks,
         metrics=metrics,
         metrics_address=metrics_address,
+        log_format=log_format,
+        log_level=log_level,
     )
     if call.loaded.remote:
         raise UsageError(f"a server serves a database, and {call.loaded.remote} is a server already")
 
+    logs = _logs(call)
+    try:
+        _serve(call, logs)
+    except Exception as e:
+        # For people it is told as any command's failure is.
+        if call.settings.log_format == "console" or isinstance(e, typer.Exit):
+            raise
+        logs.failed(e)
+        raise typer.Exit(e.exit_code if isinstance(e, TaskctlError) else TaskctlError.exit_code) from None
+
+
+def _logs(call: Call) -> Logs:
+    from taskctl.logs import Logs
+
+    level = call.settings.log_level
+    if call.quiet and level in ("debug", "info"):
+        level = "warning"
+    elif call.verbose:
+        level = "debug"
+    logs = Logs(call.settings.log_format, level)
+    logs.take_over()
+    return logs
+
+
+def _serve(call: Call, logs: Logs) -> None:
     import asyncio
-    import logging
 
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-
-    serving = False
-
-    def observe(event: Event) -> None:
-        match event:
-            case RequestDone() if not call.quiet:
-                line = f"{event.method} {event.path} {event.status} {event.seconds * 1000:.1f} ms {event.request_id}"
-            case DatabaseAway(why) if serving:
-                line = f"the database is away: {why}"
-            case DatabaseBack(seconds) if serving:
-                line = f"the database is back, after {seconds:.1f} s"
-            case RedisAway(why):
-                line = f"Redis is away: {why}"
-            case RedisRefuses(why):
-                line = f"Redis takes nothing new: {why}"
-            case RedisBack(seconds) if serving:
-                line = f"Redis is back, after {seconds:.1f} s"
-            case CertificateRenewed():
-                line = "the certificate was read again"
-            case CertificateKept(why):
-                line = f"the certificate stays as it was: {why}"
-            case _:
-                line = ""
-        if line:
-            try:
-                print(line, file=sys.stderr, flush=True)
-            except OSError:  # that nobody reads the log any more is no reason to fail a request
-                let_go(sys.stderr)
-
-    if wiring.open_to_strangers(call.settings):
-        where = call.settings.host or "this machine"
-        print(f"warning: whoever can reach {where} can read and change all tasks: no token is needed", file=sys.stderr)
-
-    if call.settings.migrate == "auto":
-        before, after = wiring.upgrade(call.settings)
+    settings = call.settings
+    if wiring.open_to_strangers(settings):
+        where = settings.host or "this machine"
+        told = f"whoever can reach {where} can read and change all tasks: no token is needed"
+        logs.say(f"warning: {told}", "open to everybody", "error", host=settings.host)
+    if settings.migrate == "auto":
+        before, after = wiring.upgrade(settings)
         if before != after:
-            call.say(f"the schema was {before or 'empty'}, and is {after}")
+            logs.say(f"the schema was {before or 'empty'}, and is {after}", "upgraded", before=before, after=after)
 
     def started(url: str) -> None:
-        nonlocal serving
-        serving = True
-        database = wiring.shown_database(call.settings)
-        call.say(f"taskctl serves {database} at {url}/api/v1; ctrl-C stops it")
+        _collect_less()
+        logs.started(wiring.shown_database(settings), url)
 
     with asyncio.Runner(loop_factory=_quick_loop()) as runner:
-        if runner.run(wiring.serve(call.settings, observer=observe, started=started)):
+        if runner.run(wiring.serve(settings, observer=logs.observe, started=started)):
             raise KeyboardInterrupt
+
+
+def _collect_less() -> None:
+    """Have the garbage collector pass over what is there when the server begins, and come less often after that.
+
+    The modules stay to the end, and so, nearly always, does what is added: answers that are remembered.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
 
 
 def _quick_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -11,10 +11,23 @@ import typer
 
 from taskctl import fields, wire
 from taskctl.cli.call import Call, command, noun
-from taskctl.cli.output import show, show_details, show_lines
+from taskctl.cli.output import FOR_PEOPLE, show, show_details, show_lines, show_records
 from taskctl.conditions import And, Condition, Match, Not, Or
 from taskctl.errors import InvalidTask, TaskctlError, Unavailable, UsageError
-from taskctl.tasks import BATCH_MAX, Changeset, Edit, NewTask, Operation, Ref, Remove, Task, TaskPatch, TaskQuery, TaskService
+from taskctl.tasks import (
+    BATCH_MAX,
+    Change,
+    Changeset,
+    Edit,
+    NewTask,
+    Operation,
+    Ref,
+    Remove,
+    Task,
+    TaskPatch,
+    TaskQuery,
+    TaskService,
+)
 
 R = TypeVar("R")
 
@@ -175,7 +188,7 @@ def history(
 ) -> None:
     """Show what happened to a task, newest first."""
     [ref] = _refs([id])
-    show(call.tasks(lambda tasks: tasks.history(ref, limit=limit)).items, call.settings)
+    show(call.tasks(lambda tasks: tasks.history(ref, limit=limit)).items, call.settings, kind=Change)
 
 
 def _write(
@@ -232,7 +245,7 @@ async def _each(call: Call, count: int, result: Coroutine[Any, Any, R]) -> R | N
 
 
 def _report(call: Call, past: str, tasks: list[Task], *, one: bool) -> None:
-    if call.settings.output != "table":
+    if call.settings.output not in FOR_PEOPLE:
         show(tasks, call.settings, one=one)
     elif not call.quiet:
         show_lines(f"{past} {task.id}  {task.title}" for task in tasks)
@@ -240,15 +253,13 @@ def _report(call: Call, past: str, tasks: list[Task], *, one: bool) -> None:
 
 def _report_removed(call: Call, past: str, refs: list[Ref], *, one: bool, dry_run: bool) -> None:
     match call.settings.output:
-        case "table":
+        case "table" | "wide":
             if not call.quiet:
                 show_lines(f"{past} {ref}" for ref in refs)
         case "ids":
             show_lines(map(str, refs))
-        case "json" if not one:
-            show_lines([wire.encode([{"id": ref, "removed": not dry_run} for ref in refs]).decode()])
         case _:
-            show_lines(wire.encode({"id": ref, "removed": not dry_run}).decode() for ref in refs)
+            show_records([{"id": ref, "removed": not dry_run} for ref in refs], call.settings, one=one)
 
 
 def _refs(ids: list[str]) -> Iterator[Ref]:
@@ -321,15 +332,16 @@ def _description(text: str | None, file: str | None, edit: bool, before: Callabl
 def _edited(text: str) -> str:
     """Return the text as somebody left it in their editor."""
     import shlex
-    import subprocess
+    import subprocess  # nosec B404  # for the editor
     import tempfile
 
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     with tempfile.TemporaryDirectory(prefix="taskctl-") as folder:
         path = Path(folder, "description.md")
         path.write_text(text, "utf-8")
+        command = [*shlex.split(editor), str(path)]
         try:
-            ended = subprocess.run([*shlex.split(editor), str(path)], check=False)  # noqa: S603  # it is their own editor
+            ended = subprocess.run(command, check=False)  # noqa: S603  # nosec B603  # it is their own editor
         except OSError as e:
             raise UsageError(f"the editor {editor} cannot be started: {e.strerror}") from None
         if ended.returncode != 0:

@@ -6,7 +6,7 @@ import typer
 
 from taskctl.access import AccessService, Workspace, Workspaces
 from taskctl.cli.call import Call, command, noun
-from taskctl.cli.output import show, show_lines
+from taskctl.cli.output import FOR_PEOPLE, show, show_lines
 
 app = noun("Make and list workspaces: tasks, log and tokens of their own in one database.")
 
@@ -19,7 +19,7 @@ def create(call: Call, name: Annotated[str, typer.Argument(help="1 to 64 of a-z 
         return await access.add_workspace(name)
 
     made = call.access(add)
-    if call.settings.output != "table":
+    if call.settings.output not in FOR_PEOPLE:
         show([made], call.settings, one=True)
     elif not call.quiet:
         show_lines([f"created the workspace {made.name}"])
@@ -32,4 +32,4 @@ def list_workspaces(call: Call) -> None:
     async def ask(access: AccessService) -> Workspaces:
         return await access.workspaces()
 
-    show(call.access(ask).items, call.settings)
+    show(call.access(ask).items, call.settings, kind=Workspace)

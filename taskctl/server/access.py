@@ -1,15 +1,11 @@
 """`/me`, `/tokens` and `/workspaces`: who may do what."""
 
-from typing import Literal
-
 from aiohttp import web
 
 from taskctl.access import TOKEN_ID, me
 from taskctl.errors import Conflict, InvalidRequest, NotFound, OutcomeUnknown, StorageFull
-from taskctl.observe import Audited
-from taskctl.server.doors import address_of
 from taskctl.server.openapi import answer, operation, parameter
-from taskctl.server.requests import ADMISSION, ADMITTED, OBSERVER, Parameters, access_of, json_body
+from taskctl.server.requests import ADMISSION, ADMITTED, Parameters, access_of, json_body, no_parameters
 from taskctl.server.shapes import TOKEN, WORKSPACE
 from taskctl.wire import encode, new_token, new_workspace
 
@@ -33,7 +29,7 @@ def routes() -> list[web.RouteDef]:
 @operation("getMe", "access", needs="token", answers={200: answer("Who that is.", "Me", "Cache-Control")})
 async def show_me(request: web.Request) -> web.Response:
     """Say who asks: with which token, in which workspace, and what they may do."""
-    Parameters(request)
+    no_parameters(request)
     return _answer(me(request[ADMITTED].caller))
 
 
@@ -61,12 +57,10 @@ async def tokens(request: web.Request) -> web.Response:
 )
 async def mint(request: web.Request) -> web.Response:
     """Make a token that may do no more than the one that makes it, for no longer."""
-    Parameters(request)
+    no_parameters(request)
     access = access_of(request)
     _no_key(request)
-    minted = await access.mint(new_token(await json_body(request)))
-    _audit(request, "created", minted.token.id, minted.token.workspace)
-    return _answer(minted, status=201, keep="no-store")
+    return _answer(await access.mint(new_token(await json_body(request))), status=201, keep="no-store")
 
 
 @operation(
@@ -79,7 +73,7 @@ async def mint(request: web.Request) -> web.Response:
 )
 async def revoke(request: web.Request) -> web.Response:
     """Revoke a token."""
-    Parameters(request)
+    no_parameters(request)
     access = access_of(request)
     _no_key(request)
     id = request.match_info["id"]
@@ -87,14 +81,13 @@ async def revoke(request: web.Request) -> web.Response:
         raise InvalidRequest("the id of a token is 12 letters and digits, the third part of tc_api_...", parameter="id")
     await access.revoke(id)
     request.app[ADMISSION].forget(id)
-    _audit(request, "revoked", id)
     return web.Response(status=204)
 
 
 @operation("listWorkspaces", "access", needs="keeper", answers={200: answer("By name.", "Workspaces", "Cache-Control")})
 async def workspaces(request: web.Request) -> web.Response:
     """Return the workspaces; for admins of `default`."""
-    Parameters(request)
+    no_parameters(request)
     return _answer(await access_of(request).workspaces())
 
 
@@ -108,7 +101,7 @@ async def workspaces(request: web.Request) -> web.Response:
 )
 async def add_workspace(request: web.Request) -> web.Response:
     """Make a workspace; for admins of `default`."""
-    Parameters(request)
+    no_parameters(request)
     access = access_of(request)
     _no_key(request)
     return _answer(await access.add_workspace(new_workspace(await json_body(request))), status=201)
@@ -124,8 +117,3 @@ def _no_key(request: web.Request) -> None:
     for name in ("Idempotency-Key", "If-Match", "If-None-Match"):
         if name in request.headers:
             raise InvalidRequest(f"{name} means nothing here")
-
-
-def _audit(request: web.Request, action: Literal["created", "revoked"], token: str, workspace: str = "") -> None:
-    by = request[ADMITTED].caller
-    request.app[OBSERVER](Audited(action, token, workspace or by.workspace, by.token, address_of(request)))

@@ -47,6 +47,12 @@ class Opened(NamedTuple):
     workspace: str = "default"
     tokens: TokenStore | None = None
 
+    async def ready(self) -> None:
+        """Return if it can be served; raise Unavailable, with the reason, if not."""
+        await self.tasks.ready()
+        if self.tokens is not None:
+            await self.tokens.ready()
+
 
 class _Entry:
     """A token that is known. since: when looking it up began."""
@@ -57,13 +63,8 @@ class _Entry:
         self.since = since
 
     def fault(self) -> tuple[str, str] | None:
-        """Return why it is worth nothing any more, for programs and for people; None if it is good."""
-        token = self.known.token
-        if token.revoked_at is not None:
-            return "revoked", "the token has been revoked"
-        if token.expires_at is not None and token.expires_at <= datetime.now(UTC):
-            return "expired", f"the token expired at {token.expires_at:%Y-%m-%dT%H:%M:%SZ}"
-        return None
+        """Return why it is worth nothing any more, None if it is good."""
+        return self.known.token.fault(datetime.now(UTC))
 
 
 class _Refused(Exception):
@@ -96,30 +97,41 @@ class Admission:
         if self._everybody is not None:
             return self._everybody
         admitted = await self._caller(request)
-        match needs:
-            case "keeper":
-                admitted.caller.require_keeper()
-            case "tasks:read" | "tasks:write" | "admin":
-                admitted.caller.require(needs)
+        _require(admitted.caller, needs)
         return admitted
+
+    async def again(self, request: web.Request, needs: Needs) -> None:
+        """Look again at who a request is from, when much of it came later than its beginning. Raises what `admit` does."""
+        if self._everybody is None:
+            try:
+                entry = await self._good(_shown(request))
+            except _Refused as e:
+                raise self._unauthenticated(e, self._doors.address_of(request)) from None
+            _require(entry.admitted.caller, needs)
 
     async def _caller(self, request: web.Request) -> Admitted:
         token = _shown(request)
         address, rates = self._doors.address_of(request), self._doors.rates
+        is_attempt = rates is not None and not self._is_known_good(token)
+        if rates is not None and is_attempt:
+            rates.attempted(address)
         try:
-            if rates is not None and not self._is_known_good(token):
-                rates.locked(address)
             entry = await self._good(token)
         except _Refused as e:
-            if rates is not None:
-                rates.failed(address)
-            self._observer(Audited("refused", e.id, e.workspace, address=address, why=e.why))
-            raise Unauthenticated(e.said, reason=e.why) from None
+            if rates is not None and is_attempt and e.why in ("expired", "revoked"):  # nobody guesses those
+                rates.excused(address)
+            raise self._unauthenticated(e, address) from None
+        if rates is not None and is_attempt:
+            rates.excused(address)
         id = entry.admitted.caller.token
         self._used[id] = datetime.now(UTC)
         if rates is not None:
             request[LIMITS] = rates.used(id)
         return entry.admitted
+
+    def _unauthenticated(self, refused: "_Refused", address: str) -> Unauthenticated:
+        self._observer(Audited("refused", refused.id, refused.workspace, address=address, why=refused.why))
+        return Unauthenticated(refused.said, reason=refused.why)
 
     def _is_known_good(self, token: str) -> bool:
         """Return whether a token was good when it was last looked up, however long ago."""
@@ -203,7 +215,7 @@ class Admission:
             with suppress(asyncio.CancelledError):
                 await task
             for looking in list(self._looking.values()):
-                with suppress(TaskctlError):
+                with suppress(Exception):  # whoever asked was told
                     await looking
             await self._note(everything=True)
 
@@ -225,11 +237,23 @@ class Admission:
         except TaskctlError as e:
             _log.warning("when tokens were last used was not noted: %s", e.detail)
             return
+        except Exception:  # it is tried again, and nobody is to wait for it
+            _log.exception("when tokens were last used was not noted")
+            return
         for id, at in due.items():
             self._noted[id] = now
             if self._used.get(id) == at:
                 del self._used[id]
         self._noted = {id: when for id, when in self._noted.items() if now - when < NOTED_SECONDS}
+
+
+def _require(caller: Caller, needs: Needs) -> None:
+    """Raise Forbidden if a caller lacks what a handler needs."""
+    match needs:
+        case "keeper":
+            caller.require_keeper()
+        case "tasks:read" | "tasks:write" | "admin":
+            caller.require(needs)
 
 
 def require_access(admitted: Admitted) -> AccessService:

@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from taskctl.access import redacted
 from taskctl.errors import (
     ExpectationFailed,
     Forbidden,
@@ -26,7 +27,7 @@ from taskctl.errors import (
     UnsupportedMediaType,
 )
 from taskctl.observe import Observer, RateLimited, RequestDone
-from taskctl.server import access, docs, probes, reports, scrape, tasks
+from taskctl.server import access, docs, names, probes, reports, scrape, tasks
 from taskctl.server.admission import LIMITS, Admission, Needs, Opened
 from taskctl.server.doors import DOORS, Doors
 from taskctl.server.openapi import MERGE_PATCH
@@ -37,7 +38,6 @@ from taskctl.server.requests import (
     BODY_MAX,
     OBSERVER,
     OPENED,
-    REQUEST_ID,
     STATE,
     State,
     expects_to_go_on,
@@ -71,8 +71,9 @@ def make_app(
             async with admission.noting():
                 yield
 
-    app = web.Application(middlewares=[_every_request(observer, doors)])
-    app[STATE] = State()
+    state = State()
+    app = web.Application(middlewares=[_every_request(observer, doors, state)])
+    app[STATE] = state
     app[OBSERVER] = observer
     app[DOORS] = doors
     app[SCRAPE] = metrics
@@ -95,29 +96,30 @@ async def _expect(request: web.Request) -> web.Response | None:
 
 
 def request_id_of(request: web.BaseRequest) -> str:
-    """Return the id that a request has brought along if it is sane, else one of ours."""
-    given = request.headers.get("X-Request-Id", "")
-    return given if _SANE_ID.fullmatch(given) else f"{_OURS}{next(_numbers):016x}"
+    """Return the id that a request has brought along if it is sane, which is not one with a secret in it, else one of ours."""
+    given = request.headers.get(names.REQUEST_ID)
+    if given is not None and _SANE_ID.fullmatch(given) and redacted(given) == given:
+        return given
+    return f"{_OURS}{next(_numbers):016x}"
 
 
-def _every_request(observer: Observer, doors: Doors) -> Middleware:
+def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware:
     """Return the middleware that gives each request its id, turns failures into problems, and tells the observer."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
-        request_id = request[REQUEST_ID] = request_id_of(request)
-        app = request.app
+        request_id = request_id_of(request)
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else ""
-        app[STATE].in_flight += 1
+        state.in_flight += 1
         try:
             response: web.StreamResponse | None = doors.enter(request, route)
             if response is None:
                 # Where there is nothing, it is told to whom we know.
                 needs: Needs = getattr(request.match_info.handler, "needs", "token")
                 if needs != "nothing":
-                    request[ADMITTED] = await app[ADMISSION].admit(request, needs)
+                    request[ADMITTED] = await request.app[ADMISSION].admit(request, needs)
                 response = await handler(request)
         except TaskctlError as e:
             response = answer(e, request_id)
@@ -126,25 +128,31 @@ def _every_request(observer: Observer, doors: Doors) -> Middleware:
         except web.HTTPException as e:
             response = answer(_told(e, request), request_id)
         except Exception:
-            _log.exception("request %s failed: %s %s", request_id, request.method, request.rel_url.raw_path)
+            _log.exception("request %s failed: %s %s", request_id, request.method, route)
             response = answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
         finally:
-            app[STATE].in_flight -= 1
+            state.in_flight -= 1
+        admitted = request.get(ADMITTED)
+        if admitted is not None and admitted.access is not None:  # who asks decides what there is at an address
+            vary = response.headers.get(names.VARY)
+            response.headers[names.VARY] = f"{vary}, Authorization" if vary else "Authorization"
         doors.leave(request, response)
         seconds = time.perf_counter() - started
-        headers = {"X-Request-Id": request_id, "Server-Timing": f"total;dur={seconds * 1000:.2f}"}
-        if response.status < 400 and request.method in ("GET", "HEAD") and "/api/v1/" in route:
-            headers["Cache-Control"] = "no-cache"  # it may be kept, but not used without asking whether it is still so
-        response.headers.update(headers)
+        method, status, headers = request.method, response.status, response.headers
+        headers[names.REQUEST_ID] = request_id
+        headers[names.SERVER_TIMING] = f"total;dur={seconds * 1000:.2f}"
+        if status < 400 and method in ("GET", "HEAD") and "/api/v1/" in route:
+            headers[names.CACHE_CONTROL] = "no-cache"  # it may be kept, but not used without asking whether it is still so
         if LIMITS in request:
-            response.headers.update(request[LIMITS])
-        if app[STATE].draining:
+            headers.update(request[LIMITS])
+        if state.draining:
             response.force_close()
-        admitted = request.get(ADMITTED)
         workspace, token = (admitted.caller.workspace, admitted.caller.token) if admitted is not None else ("", "")
-        received, sent = len(request.get(BODY, b"")), 0 if request.method == "HEAD" else response.content_length or 0
-        method, path = request.method, request.rel_url.raw_path
-        observer(RequestDone(method, path, route, response.status, seconds, request_id, workspace, token, received, sent))
+        address = doors.address_of(request)
+        path = request.rel_url.raw_path
+        received, sent = len(request.get(BODY, b"")), 0 if method == "HEAD" else response.content_length or 0
+        done = RequestDone(method, path, route, status, seconds, request_id, workspace, token, address, received, sent)
+        observer(done)
         return response
 
     return middleware
@@ -170,7 +178,7 @@ def _told(e: web.HTTPException, request: web.Request) -> TaskctlError:
 
 def answer(e: TaskctlError, request_id: str) -> web.Response:
     """Return a failure as the answer to a request, without what the doors have to say on its way."""
-    headers = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
+    headers = {names.REQUEST_ID: request_id, names.CACHE_CONTROL: "no-store"}
     if "retry_after" in e.extra:
         headers["Retry-After"] = str(e.extra["retry_after"])
     if isinstance(e, TooManyRequests):
@@ -186,7 +194,7 @@ def answer(e: TaskctlError, request_id: str) -> web.Response:
     if isinstance(e, UnsupportedMediaType):
         headers |= _accepted(e)
     if "current_version" in e.extra and "index" not in e.extra:  # of a task at this address, not of one in a batch
-        headers["ETag"] = etag(e.extra["current_version"])
+        headers[names.ETAG] = etag(e.extra["current_version"])
     if e.at:
         headers.update(where_from(e))
     body = encode(problem(e, request_id=request_id))

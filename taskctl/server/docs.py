@@ -11,7 +11,7 @@ from aiohttp.typedefs import Handler
 from taskctl.errors import InvalidRequest
 from taskctl.server import access, probes, reports, scrape, tasks
 from taskctl.server.openapi import IF_NONE_MATCH, answer, document, needing, operation
-from taskctl.server.requests import Parameters, versions
+from taskctl.server.requests import no_parameters, versions
 from taskctl.wire import encode
 
 _FOLDER: Final = Path(__file__).parent / "swagger"
@@ -97,7 +97,7 @@ def _tag(body: bytes) -> str:
 
 def _fresh(request: web.Request, body: bytes, tag: str, media: str) -> web.Response:
     """Return the body, or 304 if the client has it."""
-    Parameters(request)
+    no_parameters(request)
     try:
         seen = versions(request, "If-None-Match")
     except InvalidRequest:  # whatever it is, it is not ours

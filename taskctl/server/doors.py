@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from taskctl.errors import Misdirected
+from taskctl.server import names
 
 if TYPE_CHECKING:
     from taskctl.server.rates import Rates
 
-CSP: Final = "Content-Security-Policy"
-_CORP: Final = "Cross-Origin-Resource-Policy"
+CSP: Final = names.SECURITY_POLICY
+_CORP: Final = names.RESOURCE_POLICY
 CLOSED: Final[Mapping[str, str]] = {
-    "Server": "taskctl",
-    "X-Content-Type-Options": "nosniff",
+    names.SERVER: "taskctl",
+    names.CONTENT_TYPE_OPTIONS: "nosniff",
     CSP: "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
+    names.REFERRER_POLICY: "no-referrer",
     _CORP: "same-origin",
 }
 """On every answer, but a page has a Content-Security-Policy of its own, and _CORP is not for origins that may read it."""
@@ -81,7 +82,7 @@ class Doors:
 
         route: the template of its address. Raises Misdirected, TooManyRequests.
         """
-        if self._headers_at(request.headers.get("Host", "")) is None and not route.endswith(PROBES):
+        if self._headers_at(request.headers.get(names.HOST, "")) is None and not route.endswith(PROBES):
             raise Misdirected("the server does not go by the name in Host; the setting allowed_hosts adds names")
         if self.rates is not None and not route.endswith(PROBES):
             self.rates.asked(self.address_of(request))
@@ -119,7 +120,7 @@ class Doors:
         """Give an answer the headers that it needs on its way."""
         headers = response.headers
         own = headers.get(CSP)
-        headers.update(self._headers_at(request.headers.get("Host", "")) or CLOSED)
+        headers.update(self._headers_at(request.headers.get(names.HOST, "")) or CLOSED)
         if own is not None:
             headers[CSP] = own
         if self._origins:

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import re
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from aiohttp import StreamReader, web
 from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawRequestMessage
@@ -13,6 +14,7 @@ from multidict import CIMultiDict
 
 from taskctl.errors import HeadersTooLarge, InvalidRequest, MethodUnknown, RequestTimedOut, TaskctlError, UriTooLong
 from taskctl.observe import Observer, RequestDone
+from taskctl.server import names
 from taskctl.server.app import answer, request_id_of
 from taskctl.server.doors import Doors
 from taskctl.server.requests import BODY_MAX, EXPECTS, expects_to_go_on
@@ -137,7 +139,7 @@ class Connection(web.RequestHandler):
             if expects_to_go_on(request):
                 # aiohttp would send the 100 even before a 404; here whoever reads the body does.
                 headers = CIMultiDict(request.headers)
-                headers.popall("Expect")
+                headers.popall(names.EXPECT)
                 request = request.clone(headers=headers)
                 request[EXPECTS] = True
             response = await self._application(request)
@@ -146,13 +148,12 @@ class Connection(web.RequestHandler):
         length = request.content_length
         if (
             # What follows such a request may be lost (aiohttp drops it), or be another protocol.
-            "Upgrade" in request.headers
+            names.UPGRADE in request.headers
             or request.method == "CONNECT"
             or response.status == RequestTimedOut.status
             or (length is not None and length > BODY_MAX)
-            or (length is None and not request.content.is_eof())
             # Who has waited for a 100 in vain does not send the body; what follows may be taken for it.
-            or (not request.content.is_eof() and request.get(EXPECTS, False))
+            or (not request.content.is_eof() and (length is None or request.get(EXPECTS, False)))
             or (self._half_closed and not self._messages)
         ):
             self._hangs_up = True
@@ -200,16 +201,21 @@ class Connection(web.RequestHandler):
         self._doors.leave(request, response)
         return response
 
-    async def finish_response(
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Send the answer, and hang up where that has been decided."""
+        self._answered += 1  # all of it is handed over at once; closing the connection waits until it is gone
+        if self._hangs_up and not self._half_closed:
+            return self._send_last(request, resp, start_time)
+        return super().finish_response(request, resp, start_time)
+
+    async def _send_last(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send the answer, and hang up where that has been decided: not before the client has had a chance to read it."""
+        """Send the answer and hang up: not before the client has had a chance to read it."""
         sent = await super().finish_response(request, resp, start_time)
-        self._answered += 1
-        if self._half_closed:
-            if self._answered == self._request_count:
-                self.close()
-        elif self._hangs_up and self.transport is not None:
+        if self.transport is not None:
             self._left = LINGER_BYTES
             self._gone = asyncio.get_running_loop().create_future()
             if self.transport.can_write_eof():  # not where it is encrypted
@@ -250,10 +256,11 @@ class Connection(web.RequestHandler):
 
 def _check(request: web.BaseRequest) -> None:
     """Raise InvalidRequest for what aiohttp lets pass though it is not understood here."""
-    if request._version not in (HttpVersion10, HttpVersion11):  # noqa: SLF001  # once `version` is read, it stays
+    if request._version not in (HttpVersion11, HttpVersion10):  # noqa: SLF001  # once `version` is read, it stays
         request._version = HttpVersion11  # noqa: SLF001  # or the answer would claim to be of that version
         raise InvalidRequest("HTTP/1.1 is spoken here")
-    if request.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+    coding = request.headers.get(names.TRANSFER_ENCODING)
+    if coding is not None and coding.lower() != "chunked":
         raise InvalidRequest("the only Transfer-Encoding that is understood is chunked")
-    if not _HOST.fullmatch(request.headers.get("Host", "")):
+    if not _HOST.fullmatch(request.headers.get(names.HOST, "")):
         raise InvalidRequest("the Host is neither a name nor an address, with or without a port")

@@ -136,7 +136,7 @@ _HEADERS: Final[Mapping[str, Part]] = {
 
 _BY_DOORS: Final = ("X-Content-Type-Options", "Content-Security-Policy", "Referrer-Policy", "Cross-Origin-Resource-Policy")
 _ON_ALL: Final = ("X-Request-Id", "Server-Timing", *_BY_DOORS)
-_BY_TOKENS: Final = ("RateLimit", "RateLimit-Policy")
+_BY_TOKENS: Final = ("RateLimit", "RateLimit-Policy", "Vary")
 
 
 def _headers(*names: str) -> Part:

@@ -81,9 +81,10 @@ class _Limit:
         """Count one more, and return whether it is within the limit."""
         return self._limiter.hit(self._item, who)
 
-    def reached(self, who: str) -> bool:
-        """Return whether one more would be beyond it."""
-        return not self._limiter.test(self._item, who)
+    def take_back(self, who: str) -> None:
+        """Count one less, if the time in which it was counted has not ended."""
+        if self._counts.get(self._item.key_for(who)) > 0:
+            self._counts.incr(self._item.key_for(who), self._item.get_expiry(), -1)
 
     def refusal(self, who: str) -> TooManyRequests:
         """Return the failure of one that is too many."""
@@ -115,9 +116,9 @@ class Rates:
     those of `Doors.address_of`; of IPv6, all of one /64 count as one, because nobody who has any gets less.
 
     `asked` comes first for every request. Then whoever admits it: a token that was good when it was last looked at, however long
-    ago, is looked at again without further ado; any other needs `locked` before, and `failed` after it turned out to be worth
-    nothing. So somebody who guesses is not even looked at after a few failures, and costs no query, while the good tokens in use
-    behind the same address go on. `used` follows for a good one.
+    ago, is looked at again without further ado; any other is `attempted` before, and `excused` if it turned out to be no guess.
+    So somebody who guesses is soon not even looked at, and costs no query, while the good tokens in use behind the same address
+    go on. `used` follows for a good one.
     """
 
     def __init__(self, *, token: str, address: str, failures: str, clock: Clock = time.monotonic) -> None:
@@ -146,17 +147,20 @@ class Rates:
             raise self._token.refusal(token)
         return self._token.headers(token)
 
-    def failed(self, address: str) -> None:
-        """Count a token from an address that is worth nothing."""
-        if self._failures is not None:
-            self._failures.count(_network(address))
+    def attempted(self, address: str) -> None:
+        """Count a token from an address that is not known to be good, before it is looked at: many may be at once.
 
-    def locked(self, address: str) -> None:
-        """Raise TooManyRequests if an address has shown so many worthless tokens that no other one is looked at."""
+        Raises TooManyRequests if there were too many.
+        """
         if self._failures is not None:
             who = _network(address)
-            if self._failures.reached(who):
+            if not self._failures.count(who):
                 raise self._failures.refusal(who)
+
+    def excused(self, address: str) -> None:
+        """Take back what `attempted` has counted: whoever has shown it had not guessed it."""
+        if self._failures is not None:
+            self._failures.take_back(_network(address))
 
 
 def _network(address: str) -> str:

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from taskctl.errors import CursorExpired, NotFound, Unavailable
 from taskctl.server.openapi import answer, operation, parameter, prefer, whole
-from taskctl.server.requests import Parameters, Preferences, ask, tasks_of, where_from
+from taskctl.server.requests import Parameters, Preferences, ask, no_parameters, tasks_of, where_from
 from taskctl.tasks import CHANGES_MAX, ChangesSince, GetStats, Labels, Projects, Query, Remembering
 from taskctl.wire import encode
 
@@ -46,7 +46,7 @@ async def changes(request: web.Request) -> web.Response:
 )
 async def projects(request: web.Request) -> web.Response:
     """Return the projects in use."""
-    Parameters(request)
+    no_parameters(request)
     return await _answer(request, Projects())
 
 
@@ -55,7 +55,7 @@ async def projects(request: web.Request) -> web.Response:
 )
 async def labels(request: web.Request) -> web.Response:
     """Return the labels in use."""
-    Parameters(request)
+    no_parameters(request)
     return await _answer(request, Labels())
 
 
@@ -64,7 +64,7 @@ async def labels(request: web.Request) -> web.Response:
 )
 async def stats(request: web.Request) -> web.Response:
     """Return the workspace in numbers."""
-    Parameters(request)
+    no_parameters(request)
     preferences = Preferences(request)
     return await _answer(request, GetStats(zone=preferences.zone), preferences.headers)
 
@@ -72,23 +72,23 @@ async def stats(request: web.Request) -> web.Response:
 @operation(
     "getCache",
     "server",
-    needs="admin",
+    needs="keeper",
     answers={200: answer("What is remembered, and how questions went.", "CacheStats", "Cache-Control")},
     fails=[NotFound],
 )
 async def cache(request: web.Request) -> web.Response:
     """Return what this server remembers. Each replica has a memory of its own."""
-    Parameters(request)
+    no_parameters(request)
     body = encode(_memory(request).remembered())
     return web.Response(body=body, content_type="application/json")
 
 
 @operation(
-    "clearCache", "server", needs="admin", answers={204: answer("Everything is forgotten.")}, fails=[NotFound, Unavailable]
+    "clearCache", "server", needs="keeper", answers={204: answer("Everything is forgotten.")}, fails=[NotFound, Unavailable]
 )
 async def clear_cache(request: web.Request) -> web.Response:
     """Forget everything that is remembered: by this server, and in the Redis that it shares with others."""
-    Parameters(request)
+    no_parameters(request)
     await _memory(request).forget()
     return web.Response(status=204)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Awaitable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -21,6 +22,7 @@ from taskctl.errors import (
 )
 from taskctl.filters import zone_of
 from taskctl.observe import Observer
+from taskctl.server import names
 from taskctl.server.admission import Admission, Admitted, Opened, require_access
 from taskctl.tasks import IdempotencyKey, Query, Read, TaskService
 from taskctl.wire import digest, encode, strict_json
@@ -43,12 +45,10 @@ class State:
 
 
 OPENED: Final = web.AppKey("taskctl.opened", Opened)
-OBSERVER: Final[web.AppKey[Observer]] = web.AppKey("taskctl.observer")
 ADMISSION: Final = web.AppKey("taskctl.admission", Admission)
 ADMITTED: Final = web.RequestKey("taskctl.admitted", Admitted)
+OBSERVER: Final[web.AppKey[Observer]] = web.AppKey("taskctl.observer")
 STATE: Final = web.AppKey("taskctl.state", State)
-REQUEST_ID: Final = web.RequestKey("taskctl.request_id", str)
-AT: Final = "X-Taskctl-Seq"
 BODY: Final = web.RequestKey("taskctl.body", bytes)
 EXPECTS: Final = web.RequestKey("taskctl.expects", bool)
 """Whether the client waits for a 100, where the header that says so has been taken away."""
@@ -64,11 +64,11 @@ def access_of(request: web.Request) -> AccessService:
     return require_access(request[ADMITTED])
 
 
-async def ask(request: web.Request, query: Query[T]) -> Read[T]:
+def ask(request: web.Request, query: Query[T]) -> Awaitable[Read[T]]:
     """Have a question answered, as new as the request wants it: from the database itself, or not older than what it has seen."""
-    said = request.headers.getall("Cache-Control", ())
+    said = request.headers.getall(names.CACHE_CONTROL, ())
     fresh = bool(said) and any(word.strip().lower() in _AFRESH for line in said for word in line.split(","))
-    return await tasks_of(request).ask(query, at=request.headers.get(AT, ""), fresh=fresh)
+    return tasks_of(request).ask(query, at=request.headers.get(names.SEQ, ""), fresh=fresh)
 
 
 _AFRESH: Final = ("no-cache", "no-store", "max-age=0")
@@ -76,10 +76,10 @@ _AFRESH: Final = ("no-cache", "no-store", "max-age=0")
 
 def where_from(read: Read[Any] | TaskctlError) -> dict[str, str]:
     """Return what the headers say of an answer: how new it is, and which memory it came from (RFC 9211)."""
-    headers = {AT: read.at}
+    headers = {names.SEQ: read.at}
     if read.origin is not None:
         tier, why, age = read.origin
-        headers["Cache-Status"] = f'taskctl; hit; detail="{tier}; age={age}"' if tier else f"taskctl; {_FORWARDED[why]}"
+        headers[names.CACHE_STATUS] = f'taskctl; hit; detail="{tier}; age={age}"' if tier else f"taskctl; {_FORWARDED[why]}"
     return headers
 
 
@@ -115,6 +115,7 @@ async def json_body(request: web.Request, *more_types: str) -> Any:
             async with asyncio.timeout(BODY_SECONDS):
                 # An outer application has a limit of its own; ours holds wherever we are mounted.
                 body = await request.clone(client_max_size=BODY_MAX).read()
+            await request.app[ADMISSION].again(request, request.match_info.handler.needs)  # type: ignore[attr-defined]
         request[BODY] = body
     except TimeoutError:
         raise RequestTimedOut(f"the body has not arrived within {BODY_SECONDS:g} seconds") from None
@@ -125,7 +126,7 @@ async def json_body(request: web.Request, *more_types: str) -> Any:
 
 def expects_to_go_on(request: web.BaseRequest) -> bool:
     """Return whether a client waits for a 100 before it sends the body. Raises ExpectationFailed if it expects something else."""
-    said = request.headers.get("Expect")
+    said = request.headers.get(names.EXPECT)
     if said is None or request.version != HttpVersion11:
         return False
     if said.lower() != "100-continue":
@@ -160,7 +161,7 @@ def idempotency_key(request: web.Request) -> IdempotencyKey | None:
         name = name[1:-1]
     said = [
         [value.encode("utf-8", "surrogateescape") for value in request.headers.getall(header, [])]
-        for header in ("If-Match", "Prefer")
+        for header in (names.IF_MATCH, names.PREFER)
     ]
     parts = [request.method, request.rel_url.raw_path, request.rel_url.raw_query_string, request.get(BODY, b""), *said]
     return IdempotencyKey(name, digest(encode(parts)), request[ADMITTED].caller.token)
@@ -188,7 +189,14 @@ def _unescaped(text: str) -> str | None:
         return None
 
 
+_DIGITS_MAX: Final = 40
 _NO_QUERY: Final = MultiDictProxy(MultiDict[str]())
+
+
+def no_parameters(request: web.Request) -> None:
+    """Raise InvalidRequest if there are query parameters."""
+    if request.rel_url.raw_query_string:
+        Parameters(request)
 
 
 class Parameters:
@@ -204,6 +212,10 @@ class Parameters:
             if name not in allowed:
                 known = f"there are {', '.join(allowed)}" if allowed else "there are none here"
                 raise InvalidRequest(f"there is no parameter {name!r}; {known}", parameter=name)
+
+    def any_of(self, names: Iterable[str]) -> bool:
+        """Return whether one of these is there."""
+        return not self._query.keys().isdisjoint(names)
 
     def many(self, name: str) -> list[str]:
         """Return all values of a parameter that may be repeated."""
@@ -221,8 +233,10 @@ class Parameters:
         text = self.one(name)
         if text is None:
             return default
-        if re.fullmatch(r"[0-9]{1,40}", text) and least <= int(text) <= (most if most is not None else int(text)):
-            return int(text)
+        if len(text) <= _DIGITS_MAX and text.isascii() and text.isdecimal():
+            number = int(text)
+            if number >= least and (most is None or number <= most):
+                return number
         bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
         raise InvalidRequest(f"{name} must be a whole number {bounds}", parameter=name)
 
@@ -249,7 +263,7 @@ class Preferences:
 
     def __init__(self, request: web.Request) -> None:
         self._asked: dict[str, str] = {}
-        for said in request.headers.getall("Prefer", ()):
+        for said in request.headers.getall(names.PREFER, ()):
             for element in _ELEMENT.findall(said):
                 if found := _PREFERENCE.fullmatch(element):
                     value = re.sub(r"\\(.)", r"\1", found[2]) if found[2] else found[3] or ""
@@ -276,7 +290,7 @@ class Preferences:
     @property
     def headers(self) -> dict[str, str]:
         """What the answer says of the preferences that it follows, and that it depends on them."""
-        return {"Vary": "Prefer", **({"Preference-Applied": ", ".join(self.applied)} if self.applied else {})}
+        return {names.VARY: "Prefer", **({"Preference-Applied": ", ".join(self.applied)} if self.applied else {})}
 
 
 _TAG = re.compile(r'[ \t,]*((?:W/)?"[^"]*"|\*)[ \t]*(?:,|$)')

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from taskctl.errors import ConfigError, MethodNotAllowed, NotFound, Unavailable
 from taskctl.observe import CertificateKept, CertificateRenewed, Observer, ignore
+from taskctl.server import names
 from taskctl.server.app import answer, request_id_of
 from taskctl.server.doors import DOORS, Doors
 from taskctl.server.edge import Connection
@@ -54,7 +55,7 @@ async def serving_alone(scrape: Scrape, host: str, port: int) -> AsyncIterator[N
             response = answer(MethodNotAllowed(f"{request.method} does not fit here", allow=["GET", "HEAD"]), request_id)
         else:
             response = scraped(request, scrape)
-            response.headers["X-Request-Id"] = request_id
+            response.headers[names.REQUEST_ID] = request_id
         doors.leave(request, response)
         return response
 

@@ -475,9 +475,11 @@ def examples() -> dict[str, Any]:
         scopes=("tasks:read",),
         created_at=at,
         created_by="ada",
+        maker=None,
         expires_at=None,
         last_used_at=None,
         revoked_at=None,
+        revoked_by=None,
     )
     counts = dict(zip(fields.STATUSES, (3, 1, 12, 0), strict=True))
     tally = Tally("home.kitchen", counts)  # type: ignore[arg-type]  # the keys are statuses

@@ -8,18 +8,19 @@ from aiohttp import web
 from yarl import URL
 
 from taskctl import fields
+from taskctl.access import redacted
 from taskctl.conditions import TERMS_MAX, And, Compare, Condition, Match, Not, Overdue
 from taskctl.errors import Conflict, InvalidFilter, InvalidRequest, StaleTask, TaskctlError, TaskNotFound
 from taskctl.filters import parse_filter, parse_words, when, zone_of
-from taskctl.server import shapes
+from taskctl.server import names, shapes
 from taskctl.server.openapi import CURSOR, ID, IF_MATCH, IF_NONE_MATCH, MERGE_PATCH, answer, operation, parameter, prefer, whole
 from taskctl.server.requests import (
-    AT,
     Parameters,
     Preferences,
     ask,
     idempotency_key,
     json_body,
+    no_parameters,
     now,
     tasks_of,
     versions,
@@ -46,6 +47,7 @@ from taskctl.wire import changeset, edit, encode, encode_written, etag, new_task
 PAGE_MAX = 200
 _LIMIT = whole("limit", 1, PAGE_MAX, PAGE_DEFAULT, "How many at most.")
 _TOGETHER = f"All parameters together, `status` apart, have at most {TERMS_MAX} terms and values."
+_PICKING = ("status", "label", "project", "priority", "due_before", "due_after", "overdue", "q", "filter")
 _NOT_CHANGED = answer("The client has this version.", None, "ETag")
 _TASK = answer("The task.", "Task", "ETag")
 _EDITED = {
@@ -57,12 +59,12 @@ _EDITED = {
 def routes() -> list[web.RouteDef]:
     """Return the routes of this module."""
     return [
-        web.get("/api/v1/tasks", list_tasks),
-        web.post("/api/v1/tasks", add),
-        web.get("/api/v1/tasks/{id}", show),
+        web.get("/api/v1/tasks/{id}", show),  # aiohttp tries them in this order
         web.put("/api/v1/tasks/{id}", put),
         web.patch("/api/v1/tasks/{id}", patch),
         web.delete("/api/v1/tasks/{id}", remove),
+        web.get("/api/v1/tasks", list_tasks),
+        web.post("/api/v1/tasks", add),
         web.get("/api/v1/tasks/{id}/history", history),
         web.post("/api/v1/batch", batch),
     ]
@@ -87,11 +89,7 @@ def routes() -> list[web.RouteDef]:
 )
 async def list_tasks(request: web.Request) -> web.Response:
     """Return a page of the tasks that the parameters pick."""
-    given = Parameters(
-        request,
-        *("status", "label", "project", "priority", "due_before", "due_after", "overdue", "q", "filter"),
-        *("sort", "limit", "cursor"),
-    )
+    given = Parameters(request, *_PICKING, "sort", "limit", "cursor")
     preferences = Preferences(request)
     zone = preferences.zone
     sort = given.one("sort")
@@ -108,6 +106,8 @@ async def list_tasks(request: web.Request) -> web.Response:
 
 def _condition(given: Parameters, zone: str) -> Condition | None:
     """Return what the parameters ask for, all of it together."""
+    if not given.any_of(_PICKING):
+        return None
     terms: list[Condition] = []
     for name, allowed in (("status", fields.STATUSES), ("priority", fields.PRIORITIES), ("label", None), ("project", None)):
         values = given.many(name)
@@ -165,7 +165,7 @@ async def add(request: web.Request) -> web.Response:
     assert task is not None
     if dry_run:
         return _task(request, task, headers, dry_run=True)
-    return _task(request, task, {**headers, "Location": f"{request.rel_url.raw_path}/{task.id}"}, status=201)
+    return _task(request, task, {**headers, names.LOCATION: f"{request.rel_url.raw_path}/{task.id}"}, status=201)
 
 
 @operation(
@@ -179,17 +179,17 @@ async def add(request: web.Request) -> web.Response:
 )
 async def show(request: web.Request) -> web.Response:
     """Return a task, or 304 if the client has this version."""
-    Parameters(request)
+    no_parameters(request)
     read = await ask(request, GetTask(_ref(request)))
-    headers = {"ETag": etag(read.version), **where_from(read)}
+    headers = {names.ETAG: etag(read.version), **where_from(read)}
     if (wanted := _fitting(request)) is not None:
         try:
             require_version(read.value, wanted)
         except StaleTask as e:
             e.at = read.at
             raise
-    seen = versions(request, "If-None-Match")
-    if seen is not None and any(one == "*" or one.removeprefix("W/") == headers["ETag"] for one in seen):
+    seen = versions(request, names.IF_NONE_MATCH)
+    if seen is not None and any(one == "*" or one.removeprefix("W/") == headers[names.ETAG] for one in seen):
         return web.Response(status=304, headers=headers)
     return web.Response(body=read.encoded, content_type="application/json", headers=headers)
 
@@ -287,7 +287,7 @@ async def batch(request: web.Request) -> web.Response:
 
 
 def _no_condition(request: web.Request) -> None:
-    for name in ("If-Match", "If-None-Match"):
+    for name in (names.IF_MATCH, names.IF_NONE_MATCH):
         if name in request.headers:
             raise InvalidRequest(f"{name} means nothing here; in a batch, if_version is the condition of an edit or a removal")
 
@@ -305,13 +305,13 @@ def _dry_run(request: web.Request) -> bool:
 
 def _if_match(request: web.Request) -> tuple[int, ...] | None:
     """Return the versions that the task must be at for the write to happen, None if any will do. None may fit."""
-    if "If-None-Match" in request.headers:
+    if names.IF_NONE_MATCH in request.headers:
         raise InvalidRequest("If-None-Match is for reading; If-Match is the condition of a write")
     return _fitting(request)
 
 
 def _fitting(request: web.Request) -> tuple[int, ...] | None:
-    tags = versions(request, "If-Match")
+    tags = versions(request, names.IF_MATCH)
     if tags is None or tags == ["*"]:  # a task that is not there is a 404 anyway
         return None
     return tuple(int(tag[1:-1]) for tag in tags if re.fullmatch('"[1-9][0-9]{0,17}"', tag))
@@ -330,7 +330,7 @@ async def _write(request: web.Request, operation: Operation, dry_run: bool) -> t
 
 
 def _written(written: Written) -> dict[str, str]:
-    return {AT: written.at, **({"Idempotency-Replayed": "true"} if written.replayed else {})}
+    return {names.SEQ: written.at, **({"Idempotency-Replayed": "true"} if written.replayed else {})}
 
 
 def _task(
@@ -343,7 +343,7 @@ def _task(
     minimal = preferences.wants("return", "minimal")
     if not minimal:
         preferences.wants("return", "representation")
-    headers = {"ETag": etag(task.version), **headers, **preferences.headers}
+    headers = {names.ETAG: etag(task.version), **headers, **preferences.headers}
     if minimal:
         return web.Response(status=204 if status == 200 else status, headers=headers)
     return web.Response(body=encode(task), status=status, content_type="application/json", headers=headers)
@@ -359,5 +359,7 @@ def _next(url: URL, cursor: str) -> str:
 def _page(request: web.Request, read: Read[Page[Any]], headers: Mapping[str, str]) -> web.Response:
     headers = {**where_from(read), **headers}
     if (cursor := read.next_cursor) is not None:
-        headers["Link"] = f'<{_next(request.rel_url, cursor)}>; rel="next"'
+        link = f'<{_next(request.rel_url, cursor)}>; rel="next"'
+        if redacted(link) == link:  # headers are what others keep; who asks with a token in the filter has the cursor
+            headers[names.LINK] = link
     return web.Response(body=read.encoded, content_type="application/json", headers=headers)

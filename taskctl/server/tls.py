@@ -37,7 +37,7 @@ class Certificate:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         try:
-            context.load_cert_chain(self._cert, self._key, password="")  # or it would ask for one at the terminal
+            context.load_cert_chain(self._cert, self._key, password="")  # nosec B106  # or it would ask for one at the terminal
         except ssl.SSLError as e:
             if e.reason == "KEY_VALUES_MISMATCH":
                 raise ConfigError(f"tls_key: {self._key} is not the key of the certificate in {self._cert}") from None

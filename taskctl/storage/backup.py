@@ -26,6 +26,7 @@ from taskctl.errors import Conflict, InvalidRequest, OutcomeUnknown, StorageFull
 from taskctl.fields import PRIORITIES, STATUSES
 from taskctl.filters import search_text
 from taskctl.storage.driver import Connection, Doubtful, Driver, Row
+from taskctl.storage.migrations import HEAD, outdated
 
 VERSION: Final = 1
 PAGE = 100
@@ -147,7 +148,10 @@ _TABLES: dict[type[Item], tuple[str, tuple[str, ...]]] = {
 }
 """Their tables, and the keys of these, in the order in which they stand in the file."""
 _LABELS = ("workspace_id", "label", "task_id")
-_TOKEN = "id", "name", "hash", "scopes", "created_at", "created_by", "expires_at", "last_used_at", "revoked_at"
+_TOKEN = (
+    *("id", "name", "hash", "scopes", "created_by", "maker", "revoked_by"),
+    *("created_at", "expires_at", "last_used_at", "revoked_at"),
+)
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -345,6 +349,9 @@ async def restore(driver: Driver, source: Source, progress: Progress, *, force: 
 
 
 async def _restore(connection: Connection, source: Source, progress: Progress, *, force: bool) -> Counts:
+    [(revision,)] = await connection.fetch("SELECT version_num FROM alembic_version")
+    if revision != HEAD:
+        raise outdated(revision)
     await connection.run(connection.dialect.alone)
     [(full,)] = await connection.fetch("SELECT EXISTS (SELECT 1 FROM tasks) OR EXISTS (SELECT 1 FROM log)")
     if full and not force:

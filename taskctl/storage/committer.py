@@ -186,7 +186,7 @@ class Committer:
                     await self._write(workspace, batch, deadline)
                 return
             except Exception:  # whatever it is that keeps us from looking: those who wait are to have an answer
-                await asyncio.sleep(random.uniform(0.05, 0.15))  # noqa: S311  # so that replicas do not knock all at once
+                await asyncio.sleep(random.uniform(0.05, 0.15))  # noqa: S311  # nosec B311  # so that replicas do not knock all at once
         unknown = OutcomeUnknown(
             "the connection to the database broke during the commit, and what became of it cannot be found out"
         )

@@ -148,7 +148,7 @@ class Dialect:
     now = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     alone = (
         "SET LOCAL idle_in_transaction_session_timeout = 0; "
-        "LOCK TABLE workspaces, tasks, task_labels, log, meta IN EXCLUSIVE MODE"
+        "LOCK TABLE workspaces, tasks, task_labels, log, meta, tokens IN EXCLUSIVE MODE"
     )
 
     def among(self, column: str, values: Iterable[int] | Iterable[str]) -> Sql:

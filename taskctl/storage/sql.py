@@ -47,6 +47,7 @@ from taskctl.tasks import (
     Written,
     no_such_cursor,
     no_task,
+    require_at,
 )
 from taskctl.wire import (
     decode_cursor,
@@ -101,7 +102,8 @@ class SqlTasks(TaskService):
         return outcome
 
     async def ask(self, query: Query[T], *, at: str = "", fresh: bool = False) -> Read[T]:
-        del at, fresh  # every answer is from the database, and as new as can be
+        del fresh  # every answer is from the database, and as new as can be
+        require_at(at)
         return cast("Read[T]", await self._ask(self._workspace, query))
 
 

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, cast
 
-import msgspec
-
 from taskctl.access import (
     HOME,
+    SCOPES,
     TOKEN_ID,
     AccessService,
     Caller,
@@ -20,6 +19,7 @@ from taskctl.access import (
     Tokens,
     Workspace,
     Workspaces,
+    expired,
     hash_of,
     joined,
     me,
@@ -29,15 +29,17 @@ from taskctl.access import (
     taken,
     workspace_name,
 )
-from taskctl.errors import NotFound, OutcomeUnknown
+from taskctl.errors import NotFound, OutcomeUnknown, Unauthenticated
 from taskctl.filters import micros
+from taskctl.observe import Audited, Observer, ignore
 from taskctl.storage.driver import Connection, Doubtful, Driver, T, Work
 from taskctl.storage.migrations import outdated
 from taskctl.storage.rows import instant
 
-_COLUMNS: Final = "id", "name", "scopes", "created_at", "created_by", "expires_at", "last_used_at", "revoked_at"
+_MOMENTS: Final = "created_at", "expires_at", "last_used_at", "revoked_at"
+_COLUMNS: Final = "id", "name", "created_by", "maker", "revoked_by"
 _TOKENS: Final = (
-    f"SELECT workspaces.name, {', '.join(f'tokens.{name}' for name in _COLUMNS)}, hash "
+    f"SELECT workspaces.name, hash, scopes, {', '.join(f'tokens.{name}' for name in (*_MOMENTS, *_COLUMNS))} "
     "FROM tokens JOIN workspaces ON workspaces.id = workspace_id"
 )
 
@@ -45,26 +47,32 @@ _TOKENS: Final = (
 class SqlTokens:
     """The tokens in a database, for whoever lets callers in."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, observer: Observer = ignore) -> None:
         self._driver = driver
+        self._observer = observer
 
     async def ready(self) -> None:
-        """Raise SchemaOutdated if the database is older than tokens are."""
         [(revision,)] = await self._driver.fetch("SELECT version_num FROM alembic_version")
         if revision < "0005":
             raise outdated(revision)
 
     def access(self, caller: Caller) -> AccessService:
-        return SqlAccess(self._driver, caller)
+        return SqlAccess(self._driver, caller, self._observer)
 
     async def find(self, id: str) -> Known | None:
-        rows = await self._driver.fetch(f"{_TOKENS} WHERE (tokens.id = ?)", [id], fixed=True, name="token")
+        try:
+            rows = await self._driver.fetch(f"{_TOKENS} WHERE (tokens.id = ?)", [id], fixed=True, name="token")
+        except Exception:
+            await self.ready()  # which tells of a schema that has no tokens yet
+            raise
         return _known(rows[0]) if rows else None
 
     async def used(self, when: Mapping[str, datetime]) -> None:
         async def note(connection: Connection) -> None:
             for id, at in sorted(when.items()):  # in one order, so that two servers do not wait for each other
-                await connection.run("UPDATE tokens SET last_used_at = ? WHERE id = ?", [micros(at), id])
+                # Another server may have noted a later use.
+                sql = "UPDATE tokens SET last_used_at = ? WHERE id = ? AND (last_used_at IS NULL OR last_used_at < ?)"
+                await connection.run(sql, [micros(at), id, micros(at)])
 
         await _write(self._driver, note)
 
@@ -72,9 +80,10 @@ class SqlTokens:
 class SqlAccess(AccessService):
     """The tokens and workspaces of a database, for one caller."""
 
-    def __init__(self, driver: Driver, caller: Caller) -> None:
+    def __init__(self, driver: Driver, caller: Caller, observer: Observer) -> None:
         self._driver = driver
         self._caller = caller
+        self._observer = observer
 
     async def me(self) -> Me:
         return me(self._caller)
@@ -98,7 +107,9 @@ class SqlAccess(AccessService):
         async def write(connection: Connection) -> Token:
             await connection.run(connection.dialect.lock, [place])
             workspace = await _workspace(connection, place)
-            [(now,)] = await connection.fetch(f"SELECT {connection.dialect.now}", name="access")
+            now = await self._require_good(connection)
+            if new.expiry is not None and micros(new.expiry) <= now:
+                raise expired()
             # An expired token is worth as little as a revoked one, and lets go of its name.
             await connection.run(
                 "UPDATE tokens SET revoked_at = expires_at WHERE workspace_id = ? AND name = ? AND revoked_at IS NULL "
@@ -115,30 +126,40 @@ class SqlAccess(AccessService):
                 scopes=joined(new.scopes),
                 created_at=instant(now),
                 created_by=self._caller.name,
+                maker=self._caller.token or None,
                 expires_at=new.expiry,
                 last_used_at=None,
                 revoked_at=None,
+                revoked_by=None,
             )
             expires = None if new.expiry is None else micros(new.expiry)
-            row = id, workspace, new.name, hash_of(secret), " ".join(token.scopes), now, self._caller.name, expires
-            columns = "id", "workspace_id", "name", "hash", "scopes", "created_at", "created_by", "expires_at"
+            row = id, workspace, new.name, hash_of(secret), " ".join(token.scopes), now, self._caller.name, token.maker, expires
+            columns = "id", "workspace_id", "name", "hash", "scopes", "created_at", "created_by", "maker", "expires_at"
             await connection.insert("tokens", columns, [row])
             return token
 
-        return Minted(await _write(self._driver, write), secret)
+        token = await self._write(write, Audited("created", id, place, self._caller.token))
+        return Minted(token, secret)
 
     async def revoke(self, id: str) -> None:
         self._caller.require("admin")
 
-        async def write(connection: Connection) -> None:
-            sql = "SELECT workspaces.name FROM tokens JOIN workspaces ON workspaces.id = workspace_id WHERE (tokens.id = ?)"
-            rows = await connection.fetch(sql, [id], name="access") if TOKEN_ID.fullmatch(id) else []
-            if not rows or not (self._caller.is_keeper or rows[0][0] == self._caller.workspace):
+        async def write(connection: Connection) -> str | None:
+            now = await self._require_good(connection)
+            if not TOKEN_ID.fullmatch(id):
                 raise no_token(id)
-            sql = f"UPDATE tokens SET revoked_at = {connection.dialect.now} WHERE id = ? AND revoked_at IS NULL"
-            await connection.run(sql, [id])
+            # Whoever else changes the row is waited for, a restore that puts another one in its place too; then it is looked at.
+            await connection.run("UPDATE tokens SET id = id WHERE id = ?", [id])
+            rows = await connection.fetch(f"{_TOKENS} WHERE (tokens.id = ?)", [id], name="access")
+            token = _known(rows[0]).token if rows else None
+            if token is None or not (self._caller.is_keeper or token.workspace == self._caller.workspace):
+                raise no_token(id)
+            if token.revoked_at is not None:
+                return None
+            await connection.run("UPDATE tokens SET revoked_at = ?, revoked_by = ? WHERE id = ?", [now, self._caller.name, id])
+            return token.workspace
 
-        await _write(self._driver, write)
+        await self._write(write, Audited("revoked", id, "", self._caller.token))
 
     async def workspaces(self) -> Workspaces:
         self._caller.require_keeper()
@@ -150,14 +171,37 @@ class SqlAccess(AccessService):
         name = workspace_name(name)
 
         async def write(connection: Connection) -> None:
+            await self._require_good(connection)
             await connection.run(connection.dialect.lock, [HOME])  # so that no two are given the same number
             rows = await connection.fetch("SELECT id, name FROM workspaces", name="access")
             if name in (other for _, other in rows):
                 raise taken("workspace", name)
             await connection.insert("workspaces", ("id", "name"), [(1 + max(number for number, _ in rows), name)])
 
-        await _write(self._driver, write)
+        await self._write(write, None)
         return Workspace(name)
+
+    async def _require_good(self, connection: Connection) -> int:
+        """Return the time, if the caller's token is still good then: it was when the request began, which may be a while ago."""
+        [(now,)] = await connection.fetch(f"SELECT {connection.dialect.now}", name="access")
+        if self._caller.token:
+            rows = await connection.fetch(f"{_TOKENS} WHERE (tokens.id = ?)", [self._caller.token], name="access")
+            fault = _known(rows[0]).token.fault(instant(now)) if rows else ("unknown", "there is no such token any more")
+            if fault:
+                raise Unauthenticated(fault[1], reason=fault[0])
+        return cast(int, now)
+
+    async def _write(self, work: Work[T], told: Audited | None) -> T:
+        """Run the work in a transaction, and tell what it has done to a token; nothing if it returns None."""
+        try:
+            done = await _write(self._driver, work)
+        except OutcomeUnknown:
+            if told is not None:
+                self._observer(told._replace(why="it is not known whether it happened"))
+            raise
+        if told is not None and done is not None:
+            self._observer(told._replace(workspace=told.workspace or str(done)))
+        return done
 
 
 async def _workspace(connection: Connection, name: str) -> int:
@@ -176,19 +220,25 @@ async def _write(driver: Driver, work: Work[T]) -> T:
 
 
 def _known(row: Any) -> Known:
-    workspace, id, name, scopes, created, by, *moments, hashed = row
-    expires, last_used, revoked = (None if moment is None else instant(moment) for moment in moments)
+    workspace, hashed, scopes, *rest = row
+    created, *moments = (None if moment is None else instant(moment) for moment in rest[: len(_MOMENTS)])
+    id, name, created_by, maker, revoked_by = rest[len(_MOMENTS) :]
+    expires, last_used, revoked = moments
+    assert created is not None
     return Known(
         Token(
             id=id,
             name=name,
             workspace=workspace,
-            scopes=msgspec.convert(scopes.split(), tuple[Scope, ...]),
-            created_at=instant(created),
-            created_by=by,
+            # A newer server may know more of them; here they allow nothing.
+            scopes=joined(cast("Scope", scope) for scope in scopes.split() if scope in SCOPES),
+            created_at=created,
+            created_by=created_by,
+            maker=maker,
             expires_at=expires,
             last_used_at=last_used,
             revoked_at=revoked,
+            revoked_by=revoked_by,
         ),
         hashed,
     )

@@ -1,6 +1,7 @@
 """Lists: which tasks, in which order, page by page."""
 
 import asyncio
+import itertools
 import re
 from collections.abc import Awaitable, Callable
 from datetime import date, datetime, timedelta, timezone
@@ -471,3 +472,21 @@ async def test_what_can_be_asked_is_answered_alike(tasks: TaskService, query: Qu
                 kind, words, extra = told(e)
                 outcomes.append((kind, words, {**extra, "epoch": None} if "epoch" in extra else extra))
     assert outcomes[0] == outcomes[1]
+
+
+async def test_how_new_an_answer_must_be_is_a_text(tasks: TaskService) -> None:
+    wrong: list[Any] = [5, None, b"e.1", ("e", 1)]
+    questions: list[Query[Any]] = [TaskQuery(), GetTask(1), GetStats()]
+    for at, query in itertools.product(wrong, questions):
+        words = f"at is a text, the `at` of an answer or of something written, not {at!r}"
+        assert await failure_of(tasks.ask(query, at=at)) == (InvalidRequest, words, {})
+    assert (await tasks.list()).items == ()
+
+
+async def test_a_place_in_no_log_is_passed_over(tasks: TaskService) -> None:
+    task = await tasks.add(NewTask(title="a"))
+    for at in ("5", "e", ".", "é.1", "e.\u0663", "e\n.1", "\0", "\udcff", "a" * 10_000):
+        for _ in range(2):
+            read = await tasks.ask(TaskQuery(), at=at)
+            assert read.value.items == (task,)
+            assert (await tasks.ask(TaskQuery(), at=read.at)).value == read.value

@@ -92,9 +92,11 @@ CREATE TABLE tokens (
     scopes TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     created_by TEXT,
+    maker TEXT,
     expires_at BIGINT,
     last_used_at BIGINT,
-    revoked_at BIGINT
+    revoked_at BIGINT,
+    revoked_by TEXT
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX tokens_name ON tokens (workspace_id, name) WHERE revoked_at IS NULL;
 CREATE INDEX tokens_workspace ON tokens (workspace_id, created_at);

@@ -15,9 +15,11 @@ _SQLITE = (
         scopes TEXT NOT NULL,
         created_at BIGINT NOT NULL,
         created_by TEXT,
+        maker TEXT,
         expires_at BIGINT,
         last_used_at BIGINT,
-        revoked_at BIGINT
+        revoked_at BIGINT,
+        revoked_by TEXT
     ) WITHOUT ROWID
     """,
     "CREATE UNIQUE INDEX tokens_name ON tokens (workspace_id, name) WHERE revoked_at IS NULL",
@@ -34,9 +36,11 @@ _POSTGRESQL = (
         scopes TEXT COLLATE "C" NOT NULL,
         created_at BIGINT NOT NULL,
         created_by TEXT COLLATE "C",
+        maker TEXT COLLATE "C",
         expires_at BIGINT,
         last_used_at BIGINT,
-        revoked_at BIGINT
+        revoked_at BIGINT,
+        revoked_by TEXT COLLATE "C"
     )
     """,
     "CREATE UNIQUE INDEX tokens_name ON tokens (workspace_id, name) WHERE revoked_at IS NULL",
