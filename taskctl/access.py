@@ -36,10 +36,20 @@ _UNDERSCORE: Final = "(?:_|%(?:25)*5[Ff])"
 _SECRETS: Final = re.compile(
     rf"(tc{_UNDERSCORE}[a-z]+{_UNDERSCORE}[0-9A-Za-z]{{{_ID}}}){_UNDERSCORE}[0-9A-Za-z]+(?:{_UNDERSCORE}[0-9A-Za-z]*)?"
 )
-# Rather too much than too little: nobody keeps people from writing a password with a slash in it into an address.
-# An escape of JSON is taken as a whole, so that JSON stays JSON.
-_PASSWORD: Final = re.compile(r"(://[^\s/?#@:\"']*:)(?:[^\s@\"\\]|\\.)+@")
-_PARAMETER: Final = re.compile(r"(password=)(?:[^\s&\"'\\]|\\.)+")
+# Rather too much than too little: nobody keeps people from writing a password with a slash in it into an address, or an @.
+# JSON stays JSON: an escape of it is taken as a whole, and no match goes beyond a quote that may end a text of it, or begins
+# behind one. Linear in the text, which may be a stranger's: what follows an opening cannot fail, and is not looked at twice.
+_NO_END: Final = r'"(?=[^\s,:}\]])'
+_PASSWORD: Final = re.compile(rf"""(://[^\s/?#@:"']*:)((?:[^\s"\\]+|\\.|{_NO_END})+)""")
+_OPENING: Final = rf"""(?:'|\\"|{_NO_END})"""
+_PARAMETER: Final = re.compile(
+    rf"""(password(?:[ \t]*=[ \t]*{_OPENING}?|(?:'|\\?")[ \t]*[:=][ \t]*{_OPENING}))"""
+    rf"""(?:(?<=')(?:[^'"\\\n]+|\\\\'|\\.|{_NO_END})*"""  # \\' is what JSON makes of \', which ends nothing
+    r"""|(?<=\\")(?:[^"\\\n]+|\\\\\\"|\\[^"\n])*"""
+    r"""|(?<=")(?:[^"\\\n]+|\\.)*"""
+    r"""|(?<!['"])(?:[^\s&"'\\]+|\\.)+)""",
+    re.IGNORECASE,
+)
 TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,62}[A-Za-z0-9])?")
 WORKSPACE_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _WORKSPACE_RULE: Final = "must be 1 to 64 of a-z 0-9 . _ -, and begin and end with a letter or a digit"
@@ -74,16 +84,21 @@ def is_token(token: str, hashed: str) -> bool:
 def redacted(text: str) -> str:
     """Return a text, or JSON, with the secrets in it taken out.
 
-    These are those of tokens (which they were can still be told), and passwords in addresses: `scheme://user:password@host` and
-    `password=...`.
+    These are those of tokens (which they were can still be told), and passwords: in addresses, `scheme://user:password@host`, and
+    behind a name that ends so, `password=...`, in quotes or not.
     """
     if "tc_" in text or "tc%" in text:
         text = _SECRETS.sub(r"\1_[secret]", text)
     if "://" in text:
-        text = _PASSWORD.sub(r"\1[secret]@", text)
-    if "password=" in text:
+        text = _PASSWORD.sub(_without_password, text)
+    if "password" in text.lower():
         text = _PARAMETER.sub(r"\1[secret]", text)
     return text
+
+
+def _without_password(address: re.Match[str]) -> str:
+    password, _, host = address[2].rpartition("@")
+    return f"{address[1]}[secret]@{host}" if password else address[0]
 
 
 def _checksum(bare: str) -> str:

@@ -45,6 +45,8 @@ Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 PATH_MAX: Final = 200
 """Characters of an address that is no route; whoever sends longer ones writes our log."""
+ENCODED_MAX: Final = 8
+"""How often an address may be encoded and still be told: it is decoded as often to see whether there is a secret in it."""
 
 _NUMBERS: Final[Mapping[Level, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _BARE: Final = re.compile(r"[^\s\"=\\]+")
@@ -196,9 +198,25 @@ def _milliseconds(seconds: float) -> float:
 
 def _path(raw: str) -> str:
     """Return the path of a request as it may be told: encoded, unless there is a secret in it that could be hidden so."""
-    plain = unquote(raw) if "%" in raw else raw
-    told = raw if redacted(plain) == plain else redacted(plain)
-    return told if len(told) <= PATH_MAX else told[: PATH_MAX - 1] + "…"
+    # First of all, because strangers choose how long it is. Twice as much, so that what is taken out of it leaves enough.
+    told = raw[: 2 * PATH_MAX]
+    plain = _decoded(told)
+    if plain is None:
+        return "…"
+    # Where it was cut off, an @ may have followed that makes a password of what is before it.
+    whole = plain if told == raw else f"{plain}@"
+    if (safe := redacted(whole)) != whole:
+        told = safe
+    return told if len(raw) <= 2 * PATH_MAX and len(told) <= PATH_MAX else f"{told[: PATH_MAX - 1]}…"
+
+
+def _decoded(path: str) -> str | None:
+    """Return a path as it is when it has been decoded until nothing changes any more; None if that takes too long."""
+    for _ in range(ENCODED_MAX + 1):
+        if "%" not in path or (plain := unquote(path)) == path:
+            return path
+        path = plain
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------- the one place

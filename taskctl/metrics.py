@@ -52,7 +52,7 @@ LEAD_SECONDS: Final = tuple(float(hours * 3600) for hours in (0.25, 1, 4, 12, 24
 SIZES: Final = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0)
 CHANGESETS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 LAG_EVERY: Final = 0.25
-GATHERED: Final = 128
+GATHERED: Final = 64
 """Requests that are counted at once: one by one, each would find the processor's caches full of other things, and take thrice the
 time."""
 EXEMPLAR_MAX: Final = 128

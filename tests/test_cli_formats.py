@@ -17,7 +17,18 @@ from taskctl.wire import encode
 from tests.support import Shell
 from tests.test_cli_output import changes, tallies, tasks
 
-FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\r=1", "\n=1", "=cmd|' /C calc'!A0", '=HYPERLINK("http://x")']
+FORMULAS = [
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\tx",
+    "\r=1",
+    "\n=1",
+    "=cmd|' /C calc'!A0",
+    '=HYPERLINK("http://x")',
+    *("＝1+1", "＋1", "－1", "＠SUM(A1)"),
+]
 AMBIGUOUS = [
     *(
         "no",
@@ -90,21 +101,35 @@ def test_every_text_is_there_and_none_is_a_formula(found: list[Any]) -> None:
     assert len(lines) == len(found)
     for line, item in zip(lines, found, strict=True):
         cells = dict(zip(header, line, strict=True))
-        assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for cell in line)
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")) for cell in line)
         for name in ("title", "description", "project", "actor", "name"):
             text = getattr(item, name, None) or ""
             assert cells.get(name, text).removeprefix("'") == text.removeprefix("'")
 
 
+@given(st.lists(tasks, min_size=1, max_size=3) | st.lists(changes, min_size=1, max_size=3) | st.lists(tallies, min_size=1))
+def test_whatever_separates_cells_no_text_makes_two_of_one(found: list[Any]) -> None:
+    written = as_csv(found, Task)
+    unquoted = "".join(written.split('"')[::2])  # a quote inside quotes is two, with nothing between them
+    assert set(unquoted) <= set("0123456789,\r\n")
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_formula_behind_a_separator_is_in_no_cell_of_its_own(separator: str) -> None:
+    written = as_csv([Tally(name=f"a{separator}=1+1", counts={"todo": 1})], Tally)
+    cells = [cell for line in csv.reader(io.StringIO(written, newline=""), delimiter=separator) for cell in line]
+    assert not any(cell.startswith("=") for cell in cells)
+
+
 def test_numbers_of_ours_are_numbers() -> None:
-    [_, line] = rows(as_csv([{"added": -3, "removed": True, "nothing": None, "share": -0.5}], dict))
-    assert line == ["-3", "true", "", "-0.5"]
+    written = as_csv([{"added": -3, "removed": True, "nothing": None, "share": -0.5}], dict)
+    assert written == '"added","removed","nothing","share"\r\n-3,"true","",-0.5\r\n'
 
 
 def test_csv_of_commands(shell: Shell) -> None:
     empty = shell("task", "list", "-o", "csv").out
-    assert empty == ",".join(Task.__struct_fields__) + "\r\n"
-    assert shell("project", "list", "-o", "csv").out == "name,todo,in_progress,done,cancelled\r\n"
+    assert empty == ",".join(f'"{name}"' for name in Task.__struct_fields__) + "\r\n"
+    assert shell("project", "list", "-o", "csv").out == '"name","todo","in_progress","done","cancelled"\r\n'
     shell("task", "add", "=1+1", "-d", "two\nlines, and 'quotes' \"too\"", "-l", "b", "-l", "@a", "--due", "2026-12-01T15:00:00Z")
     [header, line] = rows(shell("task", "list", "-o", "csv").out)
     cells = dict(zip(header, line, strict=True))
@@ -133,7 +158,7 @@ def test_csv_of_commands(shell: Shell) -> None:
         ["todo", "in_progress", "done", "cancelled", "overdue"],
         ["1", "0", "0", "0", "0"],
     ]
-    assert shell("task", "rm", "1", "-o", "csv").out == "id,removed\r\n1,true\r\n"
+    assert shell("task", "rm", "1", "-o", "csv").out == '"id","removed"\r\n1,"true"\r\n'
 
 
 # ---------------------------------------------------------------------------------------------------------------- YAML

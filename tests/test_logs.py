@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from taskctl.access import new_secret
 from taskctl.errors import Unavailable
-from taskctl.logs import PATH_MAX, Format, Level, Logs
+from taskctl.logs import ENCODED_MAX, PATH_MAX, Format, Level, Logs
 from taskctl.observe import (
     Audited,
     DatabaseAway,
@@ -109,6 +109,29 @@ def test_a_secret_in_an_address_is_taken_out_however_it_is_encoded(again: int) -
     for line in told(DONE._replace(route="", path=f"/{path}"), DONE._replace(route="", path=f"/{everything}")):
         assert id in line["path"]
         assert token.split("_")[3] not in line["path"]
+
+
+@pytest.mark.parametrize("again", range(ENCODED_MAX + 3))
+def test_a_secret_is_taken_out_however_often_one_of_its_characters_is_encoded_or_nothing_is_told(again: int) -> None:
+    id, token = new_secret()
+    hidden = f"%{'25' * again}"
+    for path, left in ((f"/{hidden}74{token[1:]}", id), (f"/password{hidden}3D{token[-20:]}", "password=[secret]")):
+        [line] = told(DONE._replace(route="", path=path))
+        assert token[-20:] not in line["path"]
+        assert (left in line["path"]) == (again < ENCODED_MAX)
+
+
+@pytest.mark.parametrize("length", [2 * PATH_MAX - 30, 2 * PATH_MAX, 2 * PATH_MAX + 30])
+def test_a_password_in_an_address_that_is_cut_off_is_taken_out_although_its_end_is_not_looked_at(length: int) -> None:
+    [line] = told(DONE._replace(route="", path=f"/x://u:{'secret' * length}"[:length] + "@host"))
+    assert line["path"].startswith("/x://u:[secret]@")
+
+
+@pytest.mark.parametrize("opening", ["://", "://a:", "@://a:", "password=", "%25", "%"])
+def test_a_long_address_is_not_looked_at_to_its_end(opening: str) -> None:
+    done = DONE._replace(route="", path="/" + opening * (PATH_MAX << 12))
+    lines = told(*[done] * 20)
+    assert all(len(line["path"]) <= PATH_MAX for line in lines)
 
 
 @pytest.mark.parametrize(("status", "level"), [(200, "info"), (404, "info"), (500, "error"), (503, "warning"), (507, "warning")])

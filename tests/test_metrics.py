@@ -261,7 +261,7 @@ async def test_nobody_counts_tasks_that_nobody_asks_for(tmp_path: Path) -> None:
 
 
 async def test_tokens_and_limits_are_counted(tmp_path: Path) -> None:
-    limits = {"rate_limit_token": "5/minute", "rate_limit_failures": "4/minute", "rate_limit_address": "40/minute"}
+    limits = {"rate_limit_token": "5/minute", "rate_limit_failures": "2/minute", "rate_limit_address": "40/minute"}
     async with served(tmp_path, auth="tokens", **limits) as api:
         admin = bearing(await minted(api, "admin"))
         made = await api.post("/api/v1/tokens", json={"name": "new", "scopes": ["tasks:read"]}, headers=admin)
@@ -280,7 +280,7 @@ async def test_tokens_and_limits_are_counted(tmp_path: Path) -> None:
         while (await api.get("/api/v1/me")).status != 429:
             pass
         found = await numbers(api)
-    assert [told(found, f"taskctl_tokens_{what}_total") for what in ("created", "revoked")] == [1, 1]
+    assert [told(found, f"taskctl_tokens_{what}_total") for what in ("created", "revoked")] == [3, 1]
     for reason in ("revoked", "expired", "unknown", "malformed"):
         assert told(found, "taskctl_tokens_refused_total", reason=reason) == 1
     assert [told(found, "taskctl_rate_limited_total", limit=limit) for limit in ("token", "failures", "address")] == [7, 1, 1]

@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
 
 from taskctl import (
     Add,
@@ -34,6 +36,7 @@ from taskctl.errors import ConfigError, OutcomeUnknown
 from taskctl.observe import BatchCommitted, DatabaseAway, DatabaseBack, Event, StatementDone, ignore
 from taskctl.storage.committer import CHARACTERS_MAX
 from taskctl.storage.libpq import place
+from taskctl.storage.postgres import Dialect
 from taskctl.wiring import _postgres, check, current, shown_database, upgrade
 from tests.postgres import ask, base_url, database, empty_database, free_port, named
 from tests.proxy import Proxy
@@ -45,6 +48,14 @@ T = TypeVar("T")
 def url() -> Iterator[str]:
     with database() as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def reading() -> Iterator[Any]:
+    """Yield a cursor on a database with nothing in it."""
+    with empty_database() as found, closing(psycopg2.connect(found)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        yield cursor
 
 
 @pytest.fixture
@@ -580,3 +591,15 @@ async def test_workspaces_that_are_not_there_are_refused(url: str) -> None:
         for call in (tasks.get(1), tasks.list(), tasks.add(NewTask(title="u")), tasks.stats()):
             with pytest.raises(InvalidRequest, match="there is no workspace 'other'"):
                 await call
+
+
+@given(st.lists(st.text(st.characters(min_codepoint=1, exclude_categories=["Cs"]), max_size=8), max_size=6))
+def test_texts_among_which_is_looked_are_each_one_element(reading: Any, texts: list[str]) -> None:
+    """A comma in one of them adds none, and nothing in them ends the list."""
+    _, [array] = Dialect().among("x", texts)
+    reading.execute("SELECT %s::text[]", [array])
+    assert reading.fetchone() == (texts,)
+
+
+def test_numbers_among_which_is_looked_are_numbers() -> None:
+    assert Dialect().among("id", [1, -2, 3 << 40]) == ("id = ANY(?)", ["{1,-2,3298534883328}"])

@@ -15,7 +15,8 @@ from taskctl import Settings, create_app
 from taskctl.errors import TooManyRequests
 from taskctl.server import rates
 from taskctl.server.rates import KEPT, Rates
-from tests.support import problem_of
+from tests.support import Shell, problem_of, serving
+from tests.test_secrets import ask
 
 
 class Clock:
@@ -199,3 +200,26 @@ async def test_without_tokens_there_are_no_limits(server: Any) -> None:
     for _ in range(3):
         answer = await api.get("/version")
         assert (answer.status, "RateLimit" in answer.headers) == (200, False)
+
+
+REFUSED = {
+    b"this is no HTTP\r\n\r\n": 400,
+    b"BREW / HTTP/1.1\r\nHost: localhost\r\n\r\n": 501,
+    b"GET /version HTTP/1.1\r\nHost: a b\r\n\r\n": 400,
+    b"GET /version HTTP/1.1\r\nHost: localhost\r\nExpect: x\r\n\r\n": 417,
+    b"GET /version HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n": 421,
+}
+
+
+def test_what_is_refused_before_anybody_asks_for_a_token_counts_too(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, TASKCTL_DATABASE_URL=f"sqlite:///{tmp_path}/tasks.db")
+    with serving(shell, "--auth", "tokens", "--rate-limit-address", f"{len(REFUSED)}/hour") as server:
+        for request, status in REFUSED.items():
+            assert ask(server.port, request).startswith(f"HTTP/1.1 {status} ")
+        for request in REFUSED:
+            answer = ask(server.port, request)
+            assert answer.startswith("HTTP/1.1 429 ")
+            assert "\r\nRetry-After: " in answer
+        livez = b"GET /livez HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+        assert ask(server.port, livez).startswith("HTTP/1.1 200 ")
+        assert server.stop() == 0

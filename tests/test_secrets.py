@@ -14,6 +14,8 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from taskctl import Settings
 from taskctl.access import new_secret, redacted
@@ -368,3 +370,94 @@ def test_json_stays_json_when_secrets_are_taken_out_of_it() -> None:
     ):
         safe = json.loads(redacted(json.dumps({"x": text, "y": text})))
         assert safe.keys() == {"x", "y"}
+
+
+PARTS = [
+    "password",
+    "'password'",
+    '"password"',
+    "=",
+    " = ",
+    ":",
+    "://u:",
+    "@",
+    "'",
+    '"',
+    '\\"',
+    "\\",
+    "\n",
+    " ",
+    ",",
+    "}",
+    "]",
+    "x",
+    "é",
+]
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(PARTS), max_size=12).map("".join), max_size=3), st.sampled_from([(", ", ": "), (",", ":")])
+)
+def test_whatever_is_taken_out_of_json_leaves_json_of_the_same_shape(texts: list[str], separators: tuple[str, str]) -> None:
+    document = {"password": texts, "x": {"password": None, "y": [*texts, 1]}, "z": "".join(texts)}
+    safe = json.loads(redacted(json.dumps(document, separators=separators)))
+    assert safe.keys() == document.keys()
+    assert len(safe["password"]) == len(texts)
+    assert (safe["x"]["password"], len(safe["x"]["y"])) == (None, len(texts) + 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("postgresql://u:p@ss@host/db", "postgresql://u:[secret]@host/db"),
+        ("redis://:s@cret@h and a@b", "redis://:[secret]@h and a@b"),
+        ('redis://:s"cret@h', "redis://:[secret]@h"),
+        ("http://h:80/ a@b", "http://h:80/ a@b"),
+        ("password=x&y=z", "password=[secret]&y=z"),
+        ("PGPASSWORD=x sslPassword=y", "PGPASSWORD=[secret] sslPassword=[secret]"),
+        ("password = x y", "password = [secret] y"),
+        ("password='x y' user=z", "password='[secret]' user=z"),
+        (r"password='x\' y' user=z", "password='[secret]' user=z"),
+        ("password='x", "password='[secret]"),
+        ('password="x y" user=z', 'password="[secret]" user=z'),
+        ("""{'password': 'x"y', 'user': 'z'}""", "{'password': '[secret]', 'user': 'z'}"),
+        ("password_file=x, no password: y", "password_file=x, no password: y"),
+    ],
+)
+def test_a_password_is_taken_out_as_it_may_be_written_and_not_what_stands_beside_it(text: str, told: str) -> None:
+    assert redacted(text) == told
+    assert redacted(told) == told
+    safe = json.loads(redacted(json.dumps({"x": text, "y": "z"})))
+    assert safe == {"x": told, "y": "z"}
+
+
+def test_a_quote_that_nothing_ends_takes_no_other_line_along() -> None:
+    assert redacted("password='x y\nuser=z") == "password='[secret]\nuser=z"
+
+
+MEBIBYTE = 1 << 20
+OPENINGS = [
+    *("://", "://a", "://a:", "@://a:", "://a:@", '://a:"a', "://a:\\"),
+    *("password", "password ", "password=", "password= ", "password='", 'password="', 'password=\\"', "password='\\\\'"),
+    *("'password'", "'password': ", "'password': '", '"password":"'),
+    *("tc_", "tc%", "tc%25", "tc_a", "tc_a_123456789012_", "tc_a_123456789012%25"),
+]
+
+
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_a_long_text_takes_no_longer_than_its_length(opening: str) -> None:
+    """If each opening were looked at up to the end of the text, one of these would take hours."""
+    for rest in (opening, "a", " ", "'", '"', '"a', "\\a", "%25"):
+        redacted(opening + rest * (MEBIBYTE // len(rest)))
+
+
+def test_a_request_of_the_longest_kind_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """The answer to a client takes no longer than the test waits for it; the line in the log is made before it."""
+    shell = Shell(tmp_path, TASKCTL_DATABASE_URL=f"sqlite:///{tmp_path}/tasks.db")
+    with serving(shell, "--auth", "tokens") as server:
+        for opening in ("://", "://a:", "@://a:", "password%20=", "%25"):
+            for host in ("[::1]", "evil.example"):
+                target = f"/{opening * (65_000 // len(opening))}"
+                answer = ask(server.port, f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                assert answer.startswith(("HTTP/1.1 401", "HTTP/1.1 421"))
+        assert server.stop() == 0

@@ -179,6 +179,17 @@ def test_after_a_hangup_signal_new_connections_see_the_renewed_certificate(serve
     assert shown(server, files, name) == renewed
 
 
+def test_a_hangup_signal_does_nothing_to_a_server_without_a_certificate(shell: Shell) -> None:
+    with serving(shell) as server:
+        for _ in range(2):
+            server.process.send_signal(signal.SIGHUP)
+            with closing(HTTPConnection("localhost", server.port, timeout=SECONDS)) as connection:
+                connection.request("GET", "/livez")
+                assert connection.getresponse().read() == b"ok\n"
+        assert server.stop() == 0
+        assert "certificate" not in "".join(server.log)
+
+
 def spoil(files: Files, how: str) -> None:
     """Make one of the files one that cannot be used."""
     match how:

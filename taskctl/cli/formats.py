@@ -13,18 +13,20 @@ import yaml
 from taskctl.fields import STATUSES
 from taskctl.tasks import Tally
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# The last four are the first ones in full width, which a Japanese spreadsheet takes for the same.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", *"\uff1d\uff0b\uff0d\uff20")
 
 
 def as_csv(items: Sequence[Any], kind: type) -> str:
     """Return things as CSV (RFC 4180) with a header, which is that of `kind` if there are none.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front of it. docs/cli.md says what else there is.
+    A text that a spreadsheet would take for a formula gets an apostrophe in front of it. All but numbers is quoted: where a
+    semicolon separates, what stands behind one would be a cell of its own. docs/cli.md says what else there is.
     """
     records = [*map(_record, items)]
     names = list(records[0]) if records else _names(kind)
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
+    writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
     writer.writerow(names)
     writer.writerows([_cell(value) for value in record.values()] for record in records)
     return out.getvalue()
@@ -42,12 +44,14 @@ def _record(item: Any) -> Mapping[str, Any]:
     return {name: getattr(item, name) for name in item.__struct_fields__}
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> str | int | float:
     match value:
         case None | msgspec.UNSET:
             return ""
-        case bool() | int() | float():  # of ours, so a minus is no formula
-            return str(msgspec.to_builtins(value)).lower()
+        case bool():
+            return str(value).lower()
+        case int() | float():  # of ours, so a minus is no formula
+            return value
         case str():
             return _harmless(value)
         case date() | datetime():

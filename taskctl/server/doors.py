@@ -82,10 +82,10 @@ class Doors:
 
         route: the template of its address. Raises Misdirected, TooManyRequests.
         """
-        if self._headers_at(request.headers.get(names.HOST, "")) is None and not route.endswith(PROBES):
-            raise Misdirected("the server does not go by the name in Host; the setting allowed_hosts adds names")
-        if self.rates is not None and not route.endswith(PROBES):
-            self.rates.asked(self.address_of(request))
+        if not route.endswith(PROBES):
+            self.count(request)
+            if self._headers_at(request.headers.get(names.HOST, "")) is None:
+                raise Misdirected("the server does not go by the name in Host; the setting allowed_hosts adds names")
         if (
             self._origins
             and request.method == "OPTIONS"
@@ -94,6 +94,11 @@ class Doors:
         ):
             return web.Response(status=204, headers=_PREFLIGHT)
         return None
+
+    def count(self, request: web.BaseRequest) -> None:
+        """Count a request for the address that it is from. Raises TooManyRequests if it is one too many."""
+        if self.rates is not None:
+            self.rates.asked(self.address_of(request))
 
     def _headers_at(self, host: str) -> Mapping[str, str] | None:
         """Return the headers of all answers at a Host, None if the server does not go by it."""

@@ -12,7 +12,15 @@ from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawR
 from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, InvalidURLError, LineTooLong
 from multidict import CIMultiDict
 
-from taskctl.errors import HeadersTooLarge, InvalidRequest, MethodUnknown, RequestTimedOut, TaskctlError, UriTooLong
+from taskctl.errors import (
+    HeadersTooLarge,
+    InvalidRequest,
+    MethodUnknown,
+    RequestTimedOut,
+    TaskctlError,
+    TooManyRequests,
+    UriTooLong,
+)
 from taskctl.observe import Observer, RequestDone
 from taskctl.server import names
 from taskctl.server.app import answer, request_id_of
@@ -194,6 +202,10 @@ class Connection(web.RequestHandler):
 
     def _refusal(self, request: web.BaseRequest, failure: TaskctlError) -> web.Response:
         request_id = request_id_of(request)
+        try:
+            self._doors.count(request)
+        except TooManyRequests as e:
+            failure = e
         known = request.method != "UNKNOWN"
         path = request.rel_url.raw_path if known else "-"
         self._observer(RequestDone(request.method if known else "-", path, "", failure.status, 0.0, request_id))

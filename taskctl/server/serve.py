@@ -82,9 +82,10 @@ async def serve(
 ) -> bool:
     """Serve until SIGTERM or SIGINT, and return whether it was SIGINT.
 
-    tls: the files with the certificate and its key; SIGHUP has them read again. started: is called with the server's URL when it
-    listens. SIGTERM makes it unready, goes on accepting for `drain_seconds` (so that load balancers notice), closes the socket,
-    finishes what is in flight, and closes the service. SIGINT, somebody's ctrl-C, leaves out the waiting.
+    tls: the files with the certificate and its key; SIGHUP has them read again, and does nothing without them. started: is called
+    with the server's URL when it listens. SIGTERM makes it unready, goes on accepting for `drain_seconds` (so that load balancers
+    notice), closes the socket, finishes what is in flight, and closes the service. SIGINT, somebody's ctrl-C, leaves out the
+    waiting.
 
     Raises Unavailable if the address cannot be listened on, ConfigError for files that cannot be used.
     """
@@ -95,8 +96,7 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda number: None if stop.done() else stop.set_result(number), number)
-    if certificate is not None:
-        loop.add_signal_handler(signal.SIGHUP, _renew, certificate, observer)
+    loop.add_signal_handler(signal.SIGHUP, _renew, certificate, observer)
     try:
         await runner.setup()
         server = runner.server
@@ -129,11 +129,13 @@ async def serve(
         return interrupted
     finally:
         await runner.cleanup()
-        for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if certificate else [])):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 
-def _renew(certificate: Certificate, observer: Observer) -> None:
+def _renew(certificate: Certificate | None, observer: Observer) -> None:
+    if certificate is None:  # whoever renews certificates may tell all servers so, and must end none
+        return
     try:
         certificate.renew()
     except ConfigError as e:

@@ -152,7 +152,7 @@ class Dialect:
     )
 
     def among(self, column: str, values: Iterable[int] | Iterable[str]) -> Sql:
-        return f"{column} = ANY(?)", ["{" + ",".join(map(str, values)) + "}"]
+        return f"{column} = ANY(?)", ["{" + ",".join(map(_element, values)) + "}"]
 
     def search(self, workspace: str, words: Sequence[str], *, prefix: bool) -> Sql:  # noqa: ARG002  # the rows are the workspace's
         *whole, last = [word[: migrations.LEXEME_MAX] for word in words]
@@ -163,6 +163,14 @@ class Dialect:
             sql += " AND ' ' || search || ' ' LIKE ?"
             params.append(f"% {' '.join(words)}{'' if prefix else ' '}%")
         return f"({sql})", params
+
+
+def _element(value: int | str) -> str:
+    """Return a value as it stands in a literal of an array. A text may be anything, and is quoted so that it is one element."""
+    if isinstance(value, int):
+        return str(value)
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 @lru_cache(512)

@@ -1,8 +1,11 @@
 """Idempotency keys: what is sent twice happens once."""
 
 import asyncio
+import itertools
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from taskctl import (
     Add,
@@ -17,9 +20,11 @@ from taskctl import (
     TaskPatch,
     TaskQuery,
     TaskService,
+    fields,
 )
 from tests.contract.stacks import Stack
 from tests.contract.told import failure_of
+from tests.strategies import examples
 
 KEY = IdempotencyKey("a-key")
 
@@ -162,3 +167,36 @@ async def test_what_a_key_was_asked_for_counts_or_is_refused(tasks: TaskService,
     await tasks.write(adding("a"), key=named)
     assert (await tasks.write(adding("b"), key=named)).replayed
     assert (await failure_of(tasks.write(adding("a"), key=IdempotencyKey("a-key", "another"))))[0] is IdempotencyMismatch
+
+
+NUMBERS = itertools.count()
+AWKWARD = ["a,b", 'a"b', "a{b", "{}", '"', "\\", '\\"', "NULL", "null", ",", "a\\", "%s", "?", "'", '{"a","b"}', "!" * 255]
+
+
+@settings(examples(0.5), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    st.lists(st.from_regex(fields.KEY, fullmatch=True) | st.text(",\"{}\\'%?a", min_size=1, max_size=6), max_size=5, unique=True)
+)
+async def test_any_key_is_one_key(tasks: TaskService, names: list[str]) -> None:
+    prefix = next(NUMBERS)  # the tasks are those of the examples before, too
+    keys = {IdempotencyKey(f"{prefix}{name}"[:255]) for name in names}
+    for replayed in (False, True):
+        found = await asyncio.gather(*(tasks.write(adding("a"), key=key) for key in keys))
+        assert [answer.replayed for answer in found] == [replayed] * len(keys)
+
+
+async def test_awkward_keys_are_keys_each_by_itself_and_all_at_once(tasks: TaskService) -> None:
+    keys = [*map(IdempotencyKey, AWKWARD)]
+    first = [await tasks.write(adding("a"), key=key) for key in keys]
+    again = await asyncio.gather(*(tasks.write(adding("a"), key=key) for key in keys))
+    assert [answer.seq for answer in first] == [answer.seq for answer in again] == [*range(1, len(keys) + 1)]
+
+
+@pytest.mark.parametrize("key", ["a,b", '"a","b"', 'a","b', "{a,b}"])
+async def test_a_key_that_looks_like_several_is_none_of_them(tasks: TaskService, key: str) -> None:
+    for name in ("a", "b"):
+        await tasks.write(adding(name), key=IdempotencyKey(name))
+    written = await tasks.write(adding("a"), key=IdempotencyKey(key))
+    assert (written.replayed, written.seq) == (False, 3)
+    assert (await tasks.write(adding("a"), key=IdempotencyKey(key))).replayed
+    assert (await tasks.write(adding("a"), key=IdempotencyKey("a"))).replayed
