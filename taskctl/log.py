@@ -51,7 +51,7 @@ class Log(Protocol):
     """The logs of a database, as whoever follows them reads them. Each answer is a snapshot."""
 
     async def recent(self, workspace: str, count: int) -> Recent:
-        """Return where a workspace stands, and what its last `count` entries changed. Raises InvalidRequest if there is none."""
+        """Return where a workspace stands, and what its last `count` entries changed. Raises NotFound if there is none."""
 
     async def news(self, since: Mapping[str, int]) -> News:
         """Return what comes after these numbers of these workspaces, some hundred entries at most of each."""

@@ -69,6 +69,8 @@ def test_what_is_wrong_is_told_in_the_words_of_the_options(shell: Shell) -> None
         (("token", "create", "ci", "--scope", "admin", "--expires", "someday"), 2, "--expires"),
         (("token", "create", "ci", "--scope", "admin", "--workspace", "nowhere"), 3, "nowhere"),
         (("token", "list", "--workspace", "nowhere"), 3, "nowhere"),
+        (("task", "list", "--workspace", "nowhere"), 3, "nowhere"),
+        (("task", "add", "x", "--workspace", "nowhere"), 3, "nowhere"),
         (("token", "revoke", "0" * 12), 3, "0" * 12),
         (("workspace", "create", "Upper"), 6, "a-z"),
     ):

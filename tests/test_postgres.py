@@ -19,7 +19,6 @@ from taskctl import (
     Add,
     Changeset,
     Conflict,
-    InvalidRequest,
     NewTask,
     Remove,
     SchemaOutdated,
@@ -32,7 +31,7 @@ from taskctl import (
     open_tasks,
     parse_filter,
 )
-from taskctl.errors import ConfigError, OutcomeUnknown
+from taskctl.errors import ConfigError, NotFound, OutcomeUnknown
 from taskctl.observe import BatchCommitted, DatabaseAway, DatabaseBack, Event, StatementDone, ignore
 from taskctl.storage.committer import CHARACTERS_MAX
 from taskctl.storage.libpq import place
@@ -584,12 +583,12 @@ async def test_a_closed_service_says_so(url: str) -> None:
 
 
 async def test_workspaces_that_are_not_there_are_refused(url: str) -> None:
-    with pytest.raises(InvalidRequest, match="there is no workspace 'other'"):
+    with pytest.raises(NotFound, match="there is no workspace 'other'"):
         async with open_tasks(url, workspace="other"):
             pass
     async with open_tasks(url, workspace="other", checked=False) as tasks:
         for call in (tasks.get(1), tasks.list(), tasks.add(NewTask(title="u")), tasks.stats()):
-            with pytest.raises(InvalidRequest, match="there is no workspace 'other'"):
+            with pytest.raises(NotFound, match="there is no workspace 'other'"):
                 await call
 
 

@@ -30,7 +30,7 @@ from taskctl import (
     open_tasks,
     parse_filter,
 )
-from taskctl.errors import ConfigError, Overloaded
+from taskctl.errors import ConfigError, NotFound, Overloaded
 from taskctl.observe import BatchCommitted, Event
 from taskctl.storage import checks
 from taskctl.storage.committer import OPERATIONS_MAX, WAITING_MAX, Committer
@@ -452,8 +452,6 @@ def test_every_write_is_synced_unless_something_else_is_set() -> None:
 
 
 async def test_workspaces_that_are_not_there_are_refused(tmp_path: Path) -> None:
-    from taskctl import InvalidRequest
-
-    with pytest.raises(InvalidRequest, match="there is no workspace 'other'"):
+    with pytest.raises(NotFound, match="there is no workspace 'other'"):
         async with open_tasks(url_of(tmp_path / "tasks.db"), workspace="other") as tasks:
             assert isinstance(tasks, TaskService)

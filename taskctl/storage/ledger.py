@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from taskctl.errors import Conflict, IdempotencyMismatch, InvalidRequest, TaskctlError
+from taskctl.errors import Conflict, IdempotencyMismatch, NotFound, TaskctlError
 from taskctl.log import Step
 from taskctl.storage.driver import Connection, Driver
 from taskctl.storage.rows import (
@@ -198,7 +198,7 @@ async def read(connection: Connection, workspace: str, named: Named) -> Found:
         sql += " FROM meta CROSS JOIN workspaces WHERE name = ?"
     rows = await connection.fetch(sql, [*params, workspace], fixed=True, name="named")
     if not rows:
-        raise InvalidRequest(f"there is no workspace {workspace!r}")
+        raise NotFound(f"there is no workspace {workspace!r}")
     own = len(Head._fields)
     head, first = Head(*rows[0][:own]), own + 2
     # After the tasks, so that a record is missing only if its tasks are.

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from msgspec import UNSET
 
 from taskctl.conditions import Condition, Overdue, Text
-from taskctl.errors import CursorExpired, InvalidRequest, TaskctlError
+from taskctl.errors import CursorExpired, NotFound, TaskctlError
 from taskctl.fields import STATUSES
 from taskctl.filters import micros, place, zone_of
 from taskctl.log import News, Recent, Step
@@ -161,7 +161,7 @@ class Questions:
         return Read(found, at)
 
     async def recent(self, workspace: str, count: int) -> Recent:
-        """Return where a workspace stands, and what its last entries changed. Raises InvalidRequest if there is none."""
+        """Return where a workspace stands, and what its last entries changed. Raises NotFound if there is none."""
         few = where.within(f"seq > (SELECT seq FROM workspaces WHERE name = ?) - {count}")
         sql = (
             f"SELECT epoch, {self._driver.dialect.history}, seq, entity_id, latest FROM meta CROSS JOIN workspaces LEFT JOIN "
@@ -325,8 +325,8 @@ class _Answer(NamedTuple):
         return place_in_log(self.epoch, self.seq)
 
 
-def _no_workspace(name: str) -> InvalidRequest:
-    return InvalidRequest(f"there is no workspace {name!r}")
+def _no_workspace(name: str) -> NotFound:
+    return NotFound(f"there is no workspace {name!r}")
 
 
 def _tallies(rows: Sequence[Row]) -> Tallies:
