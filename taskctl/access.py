@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, cast, get_args
+from urllib.parse import unquote
 
 import msgspec
 
@@ -79,6 +80,11 @@ def hash_of(token: str) -> str:
 def is_token(token: str, hashed: str) -> bool:
     """Return whether this is the token with that hash; it takes as long if it is not."""
     return hmac.compare_digest(hash_of(token), hashed)
+
+
+def has_secret(address: str) -> bool:
+    """Return whether the secret of a token is in the address of a request, however its characters are encoded."""
+    return _SECRETS.search(address) is not None or _SECRETS.search(unquote(address)) is not None
 
 
 def redacted(text: str) -> str:
@@ -307,8 +313,9 @@ class Me(msgspec.Struct, frozen=True):
 class Login(msgspec.Struct, kw_only=True):
     """What is known of our token for a server, and where it is from.
 
-    state: `good`; `not needed` on a server that asks for none; `none` if it asks and there is none; `unavailable` if it could not
-    be asked; else why it is refused: `revoked`, `expired`, `unknown`. detail: the same in a sentence, unless it is fine.
+    state: `good`; `not needed` on a server that asks for none; `none` if it asks and there is none; `withheld` if it is not sent
+    in the clear; `unavailable` if the server could not be asked; else why it is refused: `revoked`, `expired`, `unknown`. detail:
+    the same in a sentence, unless it is fine.
     """
 
     server: str

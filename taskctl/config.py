@@ -216,10 +216,18 @@ class Loaded(NamedTuple):
         ranks = [LEVELS.index(self.origins[name]) for name in ("server", "database_url")]
         return self.settings.server if ranks[0] < ranks[1] else None
 
+    @property
+    def workspace(self) -> str | None:
+        """The workspace that was named, None if none was: then it is for the place to say."""
+        return None if self.origins["workspace"] == "default" else self.settings.workspace
+
+    def where(self, name: str) -> str:
+        """Return where a setting was set: by which flag or variable, or in which file. It was set somewhere."""
+        return _where(self.origins[name], name, self.file)
+
     def placed(self, e: ConfigError) -> ConfigError:
         """Return the failure of a setting with where that was set: by which flag or variable, or in which file."""
-        level = self.origins.get(e.setting, "default")
-        return e if level == "default" else e.of(_where(level, e.setting, self.file))
+        return e if self.origins.get(e.setting, "default") == "default" else e.of(self.where(e.setting))
 
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None) -> Loaded:

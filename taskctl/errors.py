@@ -35,12 +35,20 @@ class TaskctlError(Exception):
     """How new the log was in which it failed, as in `taskctl.tasks.Read`; nothing if that is not known."""
     origin: tuple[str, str, int] | None = None
     """From which memory that is known, as there."""
+    request_id: str = ""
+    """Of the request that a server has failed, as its log tells of it; nothing if it is no server's failure."""
 
     def __init__(self, detail: str, *, errors: Sequence[FieldError] = (), **extra: Any) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = tuple(errors)
         self.extra: Mapping[str, Any] = extra
+
+    def told(self, detail: str) -> "TaskctlError":
+        """Return the same failure in other words."""
+        failure = type(self)(detail, errors=self.errors, **self.extra)
+        failure.request_id = self.request_id
+        return failure
 
     def within(self, index: int, pointer: str) -> "TaskctlError":
         """Return the same failure, told as that of operation `index` of a batch whose document stands at `pointer`."""

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from taskctl.access import SCOPES, Login, id_of
 from taskctl.config import Loaded, NamedToken, Settings, default_file
 from taskctl.credentials import Credential, Credentials, origin_of, read_token, token_in
-from taskctl.errors import Forbidden, TaskctlError, Unauthenticated
+from taskctl.errors import ConfigError, Forbidden, TaskctlError, Unauthenticated
+from taskctl.observe import Observer, ignore
 from taskctl.remote import RemoteAccess, RemoteTasks, api_address, require_private
 
 
@@ -43,12 +44,16 @@ def named_by(settings: Settings, token: str) -> list[NamedToken]:
 
 
 @asynccontextmanager
-async def open_remote(url: str, settings: Settings, credential: Credential | None) -> AsyncIterator[RemoteTasks]:
+async def open_remote(
+    url: str, settings: Settings, credential: Credential | None, observer: Observer = ignore
+) -> AsyncIterator[RemoteTasks]:
     """Open a server's tasks with a token. Raises ConfigError for an address or a setting that cannot be used."""
     async with RemoteTasks.open(
         url,
         timeout=settings.server_timeout,
         token=credential.secret if credential is not None else "",
+        token_from=credential.source if credential is not None else "",
+        observer=observer,
         ca_file=settings.ca_file,
         allow_http=settings.allow_http,
     ) as remote:
@@ -61,12 +66,12 @@ def require_place(url: str, settings: Settings) -> str:
     return _shown(url)
 
 
-async def login(url: str, secret: str, settings: Settings) -> Login:
+async def login(url: str, secret: str, settings: Settings, observer: Observer) -> Login:
     """Store a token for a server that knows it. Raises Unauthenticated if it does not, and what `RemoteTasks` does.
 
     For a server that asks for no token nothing is stored.
     """
-    async with open_remote(url, settings, Credential(secret, "")) as remote:
+    async with open_remote(url, settings, Credential(secret, "what was given"), observer) as remote:
         me = await RemoteAccess(remote).me()
     needed = me.token is not None
     return Login(
@@ -86,19 +91,19 @@ def logout(url: str) -> bool:
     return _stored().drop(_origin(url))
 
 
-async def status(loaded: Loaded) -> list[Login]:
-    """Return what every token that is stored is good for, and the one for the server that is named, which comes first."""
+async def status(loaded: Loaded, observer: Observer, *, everywhere: bool) -> list[Login]:
+    """Return what the token for the server that is named is good for; everywhere: and after it every other one that is stored."""
     store, settings = _stored(), loaded.settings
     asked, shown = [], ""
     if loaded.remote:
         chosen = choose(loaded.remote, loaded.tokens)
-        asked.append(_ask(loaded.remote, settings, chosen.credential))
+        asked.append(_ask(loaded.remote, settings, chosen.credential, observer))
         shown = "" if chosen.named else _origin(loaded.remote)
-    for origin, entry in store.entries().items():
+    for origin, entry in store.entries().items() if everywhere else ():
         if origin == shown:
             continue
         try:
-            asked.append(_ask(entry.url, settings, store.find(origin)))
+            asked.append(_ask(entry.url, settings, store.find(origin), observer))
         except TaskctlError as e:
             asked.append(_told(entry.url, e))
     return list(await asyncio.gather(*asked))
@@ -108,7 +113,7 @@ async def _told(url: str, failure: TaskctlError) -> Login:
     return Login(server=_shown(url), state="unavailable", detail=failure.detail)
 
 
-async def _ask(url: str, settings: Settings, credential: Credential | None) -> Login:
+async def _ask(url: str, settings: Settings, credential: Credential | None, observer: Observer) -> Login:
     """Return what a server says of a token, or of nobody."""
     known = Login(
         server=_shown(url),
@@ -117,7 +122,13 @@ async def _ask(url: str, settings: Settings, credential: Credential | None) -> L
         state="good",
     )
     try:
-        async with open_remote(url, settings, credential) as remote:
+        if credential is not None:
+            require_private(api_address(url), allow_http=settings.allow_http)
+    except ConfigError as e:
+        known.state, known.detail = "withheld", e.detail
+        return known
+    try:
+        async with open_remote(url, settings, credential, observer) as remote:
             me = await RemoteAccess(remote).me()
     except Unauthenticated as e:
         known.state = "none" if credential is None else str(e.extra.get("reason", "refused"))
@@ -139,9 +150,11 @@ def advised(failure: TaskctlError, loaded: Loaded) -> TaskctlError:
         if chosen.credential is not None:
             said.append(f"the token is from {chosen.credential.source}")
         said.append(f"`taskctl auth login {place}` stores {'another' if chosen.credential is not None else 'a token'}")
+        if chosen.credential is None:
+            said.append("the first one is made where the database is, with `taskctl token create`")
     elif isinstance(failure, Forbidden) and failure.extra.get("scope") in SCOPES:
         said.append(f"an admin makes one that may with `taskctl token create NAME --scope {failure.extra['scope']}`")
-    return type(failure)("; ".join(said), errors=failure.errors, **failure.extra)
+    return failure.told("; ".join(said))
 
 
 def _stored() -> Credentials:

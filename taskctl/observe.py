@@ -111,6 +111,21 @@ class TasksCounted(NamedTuple):
     oldest_seconds: float
 
 
+class Exchanged(NamedTuple):
+    """A request was sent to a server, as its client sees it. status: of the answer, 0 if none came; seconds: until it was there.
+
+    request_id: under which the server's log has it, "" if it has not said; token_from: where the token is from that was shown, in
+    words, "" if none was.
+    """
+
+    method: str
+    url: str
+    status: int
+    seconds: float
+    request_id: str
+    token_from: str
+
+
 class DatabaseAway(NamedTuple):
     """The database cannot be reached; requests are answered with this until it can."""
 
@@ -178,6 +193,7 @@ Event: TypeAlias = (
     | RateLimited
     | Audited
     | StatementDone
+    | Exchanged
     | BatchCommitted
     | TasksCounted
     | DatabaseAway

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -24,6 +25,7 @@ from yarl import URL
 from taskctl.access import AccessService, Me, Minted, NewToken, Tokens, Workspace, Workspaces
 from taskctl.conditions import render, status_apart
 from taskctl.errors import ConfigError, InvalidRequest, OutcomeUnknown, TaskctlError, Unavailable
+from taskctl.observe import Exchanged, Observer, ignore
 from taskctl.tasks import (
     Change,
     Changes,
@@ -56,6 +58,7 @@ PAGE_MAX = 200
 PATIENCE_SECONDS = 3.0
 """How long after the first attempt another one may begin: enough for a server that is started anew."""
 AT = "X-Taskctl-Seq"
+REQUEST_ID = "X-Request-Id"
 _PLACE = re.compile("[!-~]{1,255}")
 """What can be a place in a log. Anything else is in none, and some of it could not even be sent."""
 FIELD_MAX = 256 * 1024
@@ -97,24 +100,42 @@ class RemoteTasks(TaskService):
     """The tasks of the workspace that a server shows us.
 
     What fails for want of an answer is tried again while there is time: reads, and writes, too, because each has an idempotency
-    key. timeout: seconds for all attempts together.
+    key. timeout: seconds for all attempts together. token_from: where the token is from, in words.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, *, timeout: float) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        *,
+        timeout: float,
+        token_from: str = "",
+        observer: Observer = ignore,
+    ) -> None:
         self._session = session
         self._url = url
         self._timeout = timeout
+        self._token_from = token_from
+        self._observer = observer
         self._at = ""
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, url: str, *, timeout: float, token: str = "", ca_file: str = "", allow_http: bool = False
+        cls,
+        url: str,
+        *,
+        timeout: float,
+        token: str = "",
+        token_from: str = "",
+        ca_file: str = "",
+        allow_http: bool = False,
+        observer: Observer = ignore,
     ) -> AsyncIterator[Self]:
         """Open the connections to a server that is shown a token, if there is one.
 
         ca_file: the CAs that may vouch for it, instead of the system's. allow_http: whether the token may go to another
-        machine in the clear.
+        machine in the clear. token_from: where the token is from, for the observer, who is told of every request.
 
         Raises ConfigError for what is no address, for a token that may not go there, and for a file that has no CAs.
         """
@@ -126,7 +147,7 @@ class RemoteTasks(TaskService):
         async with aiohttp.ClientSession(
             headers=headers, raise_for_status=False, max_field_size=FIELD_MAX, connector=connector
         ) as session:
-            yield cls(session, base, timeout=timeout)
+            yield cls(session, base, timeout=timeout, token_from=token_from, observer=observer)
 
     def scoped(self, *, actor: str | None, source: Source, workspace: str | None = None) -> Self:
         """Return the same service: who writes, and how, is for the server to say."""
@@ -134,6 +155,13 @@ class RemoteTasks(TaskService):
         if workspace is not None:
             raise ConfigError(NOT_THEIRS)
         return self
+
+    async def require_workspace(self, name: str) -> None:
+        """Raise ConfigError if the server shows us another workspace than this one."""
+        me = (await self._ask("GET", "/me", Me)).value
+        if me.workspace != name:
+            said = "the server shows" if me.token is None else f"the token {me.token} is for"
+            raise ConfigError(f"{said} the workspace {me.workspace!r}, and not {name!r:.100}", setting="workspace")
 
     async def ready(self) -> None:
         await self._ask("GET", "/tasks", Page[Task], query=[("limit", "1")])
@@ -262,10 +290,10 @@ class RemoteTasks(TaskService):
                 reraise=True,
             )(once)
         except _Failed as e:
-            raise (OutcomeUnknown(e.failure.detail) if doubt else e.failure) from None
+            raise (self._unknown(e.failure) if doubt else e.failure) from None
         except TaskctlError as e:
             if doubt and e.status >= 500:  # it tells of this attempt, and not of one before
-                raise OutcomeUnknown(e.detail) from None
+                raise self._unknown(e) from None
             raise
         if answer.at:
             self._at = newer(self._at, answer.at)
@@ -309,10 +337,13 @@ class RemoteTasks(TaskService):
     ) -> Answered:
         """Send a request, and return the answer, whatever it is. Raises _Failed if there is none."""
         limits = aiohttp.ClientTimeout(total=max(seconds, 0.01), sock_connect=min(self._timeout, 5.0))
+        address = URL(url).extend_query(query)
+        started, status, request_id = time.perf_counter(), 0, ""
         try:
             async with self._session.request(
-                *(method, url), params=list(query), data=body, headers=headers, allow_redirects=False, timeout=limits
+                *(method, address), data=body, headers=headers, allow_redirects=False, timeout=limits
             ) as received:
+                status, request_id = received.status, received.headers.get(REQUEST_ID, "")
                 if received.status in _ELSEWHERE:
                     raise self._elsewhere(received)
                 return Answered(received.status, received.headers, await received.read())
@@ -322,6 +353,9 @@ class RemoteTasks(TaskService):
             why = "has not answered in time" if isinstance(e, TimeoutError) else f"cannot be reached: {_reason(e)}"
             never_sent = isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL)
             raise _Failed(Unavailable(f"the server {self._url} {why}"), doubt=not never_sent) from None
+        finally:
+            seconds = time.perf_counter() - started
+            self._observer(Exchanged(method, str(address), status, seconds, request_id, self._token_from))
 
     async def raw(self, method: str, path: str, headers: Sequence[tuple[str, str]], body: bytes | None) -> Answered:
         """Send any request once, and return the answer, whatever it is. `path` is below /api/v1, or one of those beside it.
@@ -365,6 +399,13 @@ class RemoteTasks(TaskService):
         return Unavailable(
             f"the server {self._url} redirects{to} ({answer.status}), which is not followed; name the address that was meant"
         )
+
+    @staticmethod
+    def _unknown(failure: TaskctlError) -> OutcomeUnknown:
+        """Return that it is not known what a write has done, now that it has failed like this."""
+        unknown = OutcomeUnknown(failure.detail)
+        unknown.request_id = failure.request_id
+        return unknown
 
     def _stranger(self, why: str) -> Unavailable:
         return Unavailable(f"what is at {self._url} is not a taskctl server: {why}")

@@ -426,7 +426,9 @@ def error(document: Mapping[str, Any]) -> TaskctlError:
         about.pop(name, None)
     cls = by_code(str(about.pop("code", "internal")))
     errors = [FieldError(e["pointer"], e["code"], e["detail"]) for e in about.pop("errors", ())]
-    return cls(str(about.pop("detail", cls.title)), errors=errors, **about)
+    failure = cls(str(about.pop("detail", cls.title)), errors=errors, **about)
+    failure.request_id = str(document.get("request_id", ""))
+    return failure
 
 
 def place_in_log(epoch: str, seq: int) -> str:

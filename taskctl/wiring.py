@@ -6,7 +6,7 @@ What is slow to import is imported where it is used: a local command needs no ev
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -69,7 +69,7 @@ async def open_tasks(
         _require_no_workspace(workspace)
         _require_address(url, _database_setting(url, settings))
         chosen = await asyncio.to_thread(choose, url, named_by(settings, token or ""))  # it reads files, or asks the keyring
-        async with open_remote(url, settings, chosen.credential) as remote:
+        async with open_remote(url, settings, chosen.credential, observer) as remote:
             yield remote
     elif token is not None:
         raise ConfigError("a database asks for no token; leave it out")
@@ -245,11 +245,16 @@ def _require_address(url: str, setting: str) -> None:
         api_address(url)
 
 
-def _open_remote(url: str, loaded: Loaded) -> AbstractAsyncContextManager[RemoteTasks]:
+@asynccontextmanager
+async def _open_remote(url: str, loaded: Loaded, observer: Observer, *, checked: bool = True) -> AsyncIterator[RemoteTasks]:
+    """Open the server of a command. checked: whether to see first that it shows us the workspace that was named, if one was."""
     from taskctl.logins import choose, open_remote
 
     _require_address(url, "server")
-    return open_remote(url, loaded.settings, choose(url, loaded.tokens).credential)
+    async with open_remote(url, loaded.settings, choose(url, loaded.tokens).credential, observer) as remote:
+        if checked and loaded.workspace is not None:
+            await remote.require_workspace(loaded.workspace)
+        yield remote
 
 
 @asynccontextmanager
@@ -279,7 +284,7 @@ def run_command(
     settings = loaded.settings
 
     async def remote(url: str) -> T:
-        async with _open_remote(url, loaded) as tasks:
+        async with _open_remote(url, loaded, observer) as tasks:
             return await command(tasks)
 
     async def database() -> T:
@@ -294,8 +299,6 @@ def run_command(
 
     if url := loaded.remote:
         import asyncio
-
-        _require_no_workspace(settings.workspace)
 
         return asyncio.run(remote(url))
     if is_postgres(settings.database_url):
@@ -315,7 +318,9 @@ def _require_no_workspace(workspace: str) -> None:
         raise ConfigError(NOT_THEIRS)
 
 
-def run_access(command: Callable[[AccessService], Coroutine[Any, Any, T]], loaded: Loaded, *, actor: str | None) -> T:
+def run_access(
+    command: Callable[[AccessService], Coroutine[Any, Any, T]], loaded: Loaded, *, actor: str | None, observer: Observer = ignore
+) -> T:
     """Run a command on the tokens and workspaces of the database or the server that the settings name.
 
     Whoever has the database may do everything with it. Raises Unavailable, SchemaOutdated, and what the command does.
@@ -326,7 +331,8 @@ def run_access(command: Callable[[AccessService], Coroutine[Any, Any, T]], loade
         from taskctl.remote import RemoteAccess
 
         async def remote(url: str) -> T:
-            async with _open_remote(url, loaded) as tasks:
+            # Here the workspace that is named is the one whose tokens are meant.
+            async with _open_remote(url, loaded, observer, checked=False) as tasks:
                 return await command(RemoteAccess(tasks))
 
         return asyncio.run(remote(url))
@@ -341,12 +347,14 @@ def run_access(command: Callable[[AccessService], Coroutine[Any, Any, T]], loade
     return _run_on_database(database, loaded.settings)
 
 
-def call_api(loaded: Loaded, method: str, path: str, headers: Sequence[tuple[str, str]], body: bytes | None) -> Answered:
+def call_api(
+    loaded: Loaded, method: str, path: str, headers: Sequence[tuple[str, str]], body: bytes | None, observer: Observer = ignore
+) -> Answered:
     """Send a request to the server that the settings name, as it is, and return its answer, whatever it is."""
     import asyncio
 
     async def call(url: str) -> Answered:
-        async with _open_remote(url, loaded) as remote:
+        async with _open_remote(url, loaded, observer) as remote:
             return await remote.raw(method, path, headers, body)
 
     if not loaded.remote:

@@ -138,6 +138,8 @@ def test_whoever_logs_in_works_on_the_server_until_they_log_out(shell: Shell, us
     assert user.fails(5, "task", "list") == line
     again = user("auth", "logout")
     assert (again.code, "no token stored" in again.err) == (0, True)
+    for verb in ("login", "logout"):
+        assert f"taskctl auth {verb} https://HOST" in user.fails(2, "auth", verb, env={"TASKCTL_SERVER": ""})
 
 
 def test_every_command_that_speaks_to_a_server_shows_the_token(shell: Shell, user: Shell) -> None:
@@ -198,6 +200,64 @@ def test_status_ends_with_5_where_nobody_is_logged_in_and_with_7_where_nobody_ca
         assert (ran.code, ran.json[0]["state"]) == (0, "not needed")
         ran = user("auth", "login", stdin=new_secret()[1], env={"TASKCTL_SERVER": open_to_all.url})
         assert (ran.code, "asks for no token" in ran.err, kept(user).exists()) == (0, True, False)
+
+
+def test_status_of_one_server_is_about_that_one_alone(shell: Shell, user: Shell, server: Server) -> None:
+    logged_in(user, created(shell, "tasks:read"))
+    with serving(shell, "--auth", "tokens") as other:
+        logged_in(user, created(shell, "tasks:read", name="bob"), other.url)
+    nowhere = {"TASKCTL_SERVER": ""}
+    assert user("auth", "status", env=nowhere).code == 7
+    for arguments in ((server.url,), ("--server", server.url)):
+        ran = user("auth", "status", *arguments, "-o", "json", env=nowhere)
+        assert (ran.code, [row["server"] for row in ran.json]) == (0, [server.url])
+    assert user("auth", "status", other.url, env=nowhere).code == 7
+    assert "twice" in user.fails(2, "auth", "status", server.url, "--server", server.url)
+
+
+def test_a_token_that_is_not_sent_in_the_clear_is_withheld_and_its_server_is_not_said_to_be_away(user: Shell) -> None:
+    secret = new_secret()[1]
+    far = {"TASKCTL_SERVER": "http://tasks.invalid", "TASKCTL_TOKEN": secret}
+    ran = user("auth", "status", "-o", "json", env=far)
+    [row] = json.loads(ran.out)
+    assert (ran.code, row["state"], row["token"]) == (5, "withheld", id_in(secret))
+    assert "in the clear" in row["detail"]
+
+
+def test_verbose_tells_of_every_request_and_where_its_token_is_from(shell: Shell, user: Shell, server: Server) -> None:
+    secret = created(shell, "admin")
+    env = {"TASKCTL_TOKEN": secret}
+    ms, id = r"^ *\d+\.\d\d ms  ", r"request [0-9a-f]{32}"
+    ran = user("-v", "task", "list", "-f", "milk", env=env)
+    assert re.fullmatch(rf"{ms}GET {server.url}/api/v1/tasks\?\S*filter=\S+  200  {id}, token from TASKCTL_TOKEN\n", ran.err), (
+        ran.err
+    )
+    assert f"id={re.findall(id, ran.err)[0].split()[1]}" in server.logged("GET /api/v1/tasks 200 .*")[0]
+    logged_in(user, secret)
+    for arguments, said in (
+        (("task", "add", "x"), "POST .*/batch  200"),
+        (("api", "GET", "/me"), "GET .*/me  200"),
+        (("api", "GET", "/nothing"), "GET .*/nothing  404"),
+        (("token", "list"), "GET .*/tokens  200"),
+        (("cache", "stats"), "GET .*/cache  200"),
+        (("auth", "status"), "GET .*/me  200"),
+    ):
+        ran = user("-v", *arguments)
+        assert re.search(rf"{ms}{said}  {id}, token from {kept(user)}$", ran.err, re.MULTILINE), ran.err
+    ran = user("-v", "task", "list", "--server", "http://127.0.0.1:9", "--server-timeout", "0.1")
+    assert re.search(rf"{ms}GET http://127.0.0.1:9/\S+  no answer  request -, no token$", ran.err, re.MULTILINE), ran.err
+
+
+def test_a_problem_for_programs_has_the_id_under_which_the_server_knows_it(shell: Shell, user: Shell, server: Server) -> None:
+    for arguments in (("task", "list"), ("task", "add", "x"), ("token", "list"), ("cache", "stats"), ("auth", "login")):
+        ran = user(*arguments, "-o", "json", stdin=new_secret()[1])
+        [problem] = ran.problems
+        assert (ran.code, problem["status"]) == (5, 401)
+        assert server.logged(rf"401 .*id={problem['request_id']}\b")
+    env = {"TASKCTL_TOKEN": created(shell, "tasks:write")}
+    [problem] = user("task", "show", "99", "-o", "json", env=env).problems
+    assert server.logged(rf"404 .*id={problem['request_id']}\b")
+    assert "request_id" not in shell("task", "show", "99", "-o", "json").problems[0]
 
 
 @pytest.mark.parametrize(("given", "said"), [("", "no token was given"), ("\n", "no token was given"), ("tc_api_x", "no token")])
@@ -282,6 +342,9 @@ def test_a_token_on_a_command_line_or_in_the_settings_is_refused_with_the_ways(u
         user.fails(2, "task", "list", "--token", secret),
         user.fails(2, "--token=" + secret, "task", "list"),
         user.fails(2, "api", "GET", "/me", "-H", f"authorization: Bearer {secret}"),
+        user.fails(2, "api", "GET", "/me", "-H", f"X-Token: {secret}"),
+        user.fails(2, "api", "GET", f"/me?access_token={secret}"),
+        user.fails(2, "api", "DELETE", f"/tokens/{secret.replace('t', '%74', 1)}"),
         user.fails(2, "task", "list", env={"TASKCTL_CONFIG": str(config)}),
     ):
         assert "`taskctl auth login` stores a token, TASKCTL_TOKEN holds one, and token_file names a file that does" in line

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from taskctl import wiring
+from taskctl.access import has_secret
 from taskctl.cli.call import JSON, Call, command
 from taskctl.cli.output import show_bytes, show_json, show_lines, show_text
 from taskctl.cli.terminal import tell_json
@@ -14,6 +15,8 @@ from taskctl.config import TOKEN_WAYS
 from taskctl.errors import UsageError, by_status
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+_NO_TOKEN = f"no token belongs on a command line, where others see it: {TOKEN_WAYS}"
 
 
 @command(app)
@@ -28,11 +31,13 @@ def api(
     """Send a request to a server, and print its answer as it comes."""
     from taskctl.wire import PROBLEM, error_of
 
+    if has_secret(path):
+        raise UsageError(_NO_TOKEN)
     headers = list(map(_header, header or []))
     body = _body(data)
     if body is not None and "content-type" not in {name.lower() for name, _ in headers}:
         headers.append(("Content-Type", "application/json"))
-    answer = wiring.call_api(call.loaded, method.upper(), path, headers, body)
+    answer = wiring.call_api(call.loaded, method.upper(), path, headers, body, call.observer)
     if include:
         show_lines([f"HTTP {answer.status}", *(f"{name}: {value}" for name, value in answer.headers.items()), ""])
     is_problem = answer.headers.get("Content-Type", "").startswith(PROBLEM)
@@ -42,6 +47,7 @@ def api(
         failure = (
             error_of(answer.body) if answer.body else cls(f"{cls.title}: the answer was {answer.status}, without more words")
         )
+        failure.request_id = failure.request_id or answer.headers.get("X-Request-Id", "")
     if failure is not None and not include and (call.settings.output not in JSON or not answer.body):
         raise failure
     ends = b"" if not answer.body or answer.body.endswith(b"\n") else b"\n"
@@ -62,8 +68,8 @@ def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip() or set("\r\n") & set(text):
         raise UsageError(f"{text!r} is not a header; NAME: VALUE was expected")
-    if name.strip().lower() == "authorization":
-        raise UsageError(f"no token belongs on a command line, where others see it: {TOKEN_WAYS}")
+    if name.strip().lower() == "authorization" or has_secret(value):
+        raise UsageError(_NO_TOKEN)
     return name.strip(), value.strip()
 
 

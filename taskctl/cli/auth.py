@@ -24,12 +24,12 @@ def login(call: Call, place: _Server = None) -> None:
 
     from taskctl import logins
 
-    url = _placed(call, place)
+    url = _placed(call, place, "login")
     secret = _secret(logins.require_place(url, call.settings))
     try:
-        found = asyncio.run(logins.login(url, secret, call.settings))
+        found = asyncio.run(logins.login(url, secret, call.settings, call.observer))
     except Unauthenticated as e:  # what helps other commands has just been tried
-        report(Unauthenticated(f"{e.detail}; nothing was stored", **e.extra))
+        report(e.told(f"{e.detail}; nothing was stored"))
         raise typer.Exit(e.exit_code) from None
     if found.source is None:
         call.say(f"{found.server} asks for no token; nothing was stored")
@@ -48,7 +48,7 @@ def logout(call: Call, place: _Server = None) -> None:
     """Forget the token for a server. It stays good until it is revoked."""
     from taskctl import logins
 
-    url = _placed(call, place)
+    url = _placed(call, place, "logout")
     if logins.logout(url):
         call.say("forgotten; it stays good until it is revoked (`taskctl token revoke`)")
     else:
@@ -56,13 +56,16 @@ def logout(call: Call, place: _Server = None) -> None:
 
 
 @command(app)
-def status(call: Call) -> None:
-    """Show each token that is stored or named, and ask its server what it is good for."""
+def status(call: Call, place: _Server = None) -> None:
+    """Show each token that is stored or named, or the one for SERVER alone, and ask its server what it is good for."""
     import asyncio
 
     from taskctl import logins
 
-    found = asyncio.run(logins.status(call.loaded))
+    if place is not None:
+        _placed(call, place, "status")
+    everywhere = call.loaded.origins["server"] != "flag"
+    found = asyncio.run(logins.status(call.loaded, call.observer, everywhere=everywhere))
     if not found:
         raise Unauthenticated("no token is stored, and no server is named; `taskctl auth login SERVER` stores one")
     show(found, call.settings)
@@ -80,13 +83,13 @@ def _fine(login: Login) -> bool:
     return login.state in ("good", "not needed", "unavailable")
 
 
-def _placed(call: Call, place: str | None) -> str:
-    """Return the address of the server that the call is about."""
+def _placed(call: Call, place: str | None, verb: str) -> str:
+    """Return the address of the server that the call is about. verb: of the command, for who has named none."""
     if place is not None and call.loaded.origins["server"] == "flag":
         raise UsageError("a server is named twice, by --server and without; one place at a time")
     call.add_flags(server=place)
     if not call.loaded.remote:
-        raise UsageError("which server? taskctl auth login https://HOST, --server, or TASKCTL_SERVER")
+        raise UsageError(f"which server? taskctl auth {verb} https://HOST, --server, or TASKCTL_SERVER")
     return call.loaded.remote
 
 

@@ -25,7 +25,7 @@ def clear(call: Call) -> None:
 
 
 def _asked(call: Call, method: str) -> bytes:
-    answer = wiring.call_api(call.loaded, method, "/cache", [], None)
+    answer = wiring.call_api(call.loaded, method, "/cache", [], None, call.observer)
     if answer.status >= 400:
         raise error_of(answer.body)
     return answer.body

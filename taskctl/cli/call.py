@@ -16,7 +16,7 @@ from taskctl import config, wiring
 from taskctl.access import AccessService
 from taskctl.cli.terminal import tell, tell_json, tell_lines
 from taskctl.errors import ConfigError, Forbidden, TaskctlError, Unauthenticated, UsageError
-from taskctl.observe import Event, StatementDone, ignore
+from taskctl.observe import Event, Exchanged, Observer, StatementDone, ignore
 from taskctl.tasks import Source, TaskService
 
 T = TypeVar("T")
@@ -92,12 +92,11 @@ class Call:
 
     def tasks(self, command: Callable[[TaskService], Coroutine[Any, Any, T]], source: Source = "cli") -> T:
         """Run the command on the tasks that the settings name."""
-        observer = _tell if self.verbose else ignore
-        return wiring.run_command(command, self.loaded, actor=_user(), source=source, observer=observer)
+        return wiring.run_command(command, self.loaded, actor=_user(), source=source, observer=self.observer)
 
     def access(self, command: Callable[[AccessService], Coroutine[Any, Any, T]]) -> T:
         """Run the command on the tokens and workspaces of the place that the settings name."""
-        return wiring.run_access(command, self.loaded, actor=_user())
+        return wiring.run_access(command, self.loaded, actor=_user(), observer=self.observer)
 
     def add_flags(self, **flags: object) -> None:
         """Take in the flags that only this command has; None is one that was not given."""
@@ -105,9 +104,9 @@ class Call:
         self.loaded = config.load(self._flags)
 
     @property
-    def workspace(self) -> str | None:
-        """The workspace that was named, None if none was: then it is for the place to say."""
-        return None if self.loaded.origins["workspace"] == "default" else self.settings.workspace
+    def observer(self) -> Observer:
+        """Who is told what happens meanwhile."""
+        return _tell if self.verbose else ignore
 
     def say(self, message: str) -> None:
         """Tell somebody who looks on; not data, so it goes to stderr."""
@@ -207,8 +206,12 @@ def _user() -> str | None:
 
 
 def _tell(event: Event) -> None:
-    if isinstance(event, StatementDone):
-        tell(f"{event.seconds * 1000:8.2f} ms {event.rows:6} rows  {event.sql}")
+    match event:
+        case StatementDone(sql, rows, seconds):
+            tell(f"{seconds * 1000:8.2f} ms {rows:6} rows  {sql}")
+        case Exchanged(method, url, status, seconds, request_id, token_from):
+            token = f"token from {token_from}" if token_from else "no token"
+            tell(f"{seconds * 1000:8.2f} ms  {method} {url}  {status or 'no answer'}  request {request_id or '-'}, {token}")
 
 
 def report(failure: TaskctlError) -> None:
@@ -216,7 +219,8 @@ def report(failure: TaskctlError) -> None:
     if _shown_as_json:
         from taskctl.wire import encode, problem
 
-        tell_json(encode(problem(failure)))
+        more = {"request_id": failure.request_id} if failure.request_id else {}
+        tell_json(encode(problem(failure, **more)))
     else:
         tell(f"taskctl: {failure.detail}")
 
