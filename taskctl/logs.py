@@ -31,6 +31,7 @@ from taskctl.observe import (
     DatabaseBack,
     Event,
     FeedPolled,
+    NobodyAdmitted,
     RedisAway,
     RedisBack,
     RedisDone,
@@ -123,10 +124,17 @@ class Logs:
                     about["token"] = event.token
                 if event.address:
                     about["address"] = event.address
+                if event.host:
+                    about["host"] = event.host[:PATH_MAX]
                 (log.info if status < 500 else log.error if status == 500 else log.warning)("request", **about)
             case Audited(action):
                 about = {name: value for name, value in event._asdict().items() if value and name != "action"}
-                (log.warning if action == "refused" else log.info)(f"token {action}", **about)
+                (log.warning if action == "refused" else log.info)(
+                    action if action == "workspace created" else f"token {action}", **about
+                )
+            case NobodyAdmitted():
+                how = "`taskctl token create NAME --scope admin` makes one, at this database"
+                self.say(f"warning: there is no token yet that would let anybody in; {how}", "nobody admitted", "warning")
             case DatabaseAway(why) if self._serving:
                 log.error("the database is away", why=why)
             case DatabaseBack(seconds) if self._serving:

@@ -421,7 +421,7 @@ class Metrics:
     def _count_requests(self) -> None:
         """Count the requests that have gathered."""
         known = self._routes.get
-        for method, _, route, status, seconds, request_id, _, _, _, received, sent in self._gathered:
+        for method, _, route, status, seconds, request_id, _, _, _, received, sent, _ in self._gathered:
             cell, read, written = known((method, route, status)) or self._route(method, route, status)
             bucket = bisect_left(REQUEST_SECONDS, seconds)
             cell.counts[bucket] += 1

@@ -36,7 +36,8 @@ class RequestDone(NamedTuple):
     """An HTTP request was answered. route: its template, or "" if none fitted; seconds: until the answer was ready.
 
     workspace, token: whose it was, and the id of the token that says so; "" where nobody had to say, or could. address: where it
-    came from. received, sent: bytes of its body, as far as that was read, and of the answer's.
+    came from. received, sent: bytes of its body, as far as that was read, and of the answer's. host: the `Host` that it named, if
+    the server does not go by it.
     """
 
     method: str
@@ -50,6 +51,7 @@ class RequestDone(NamedTuple):
     address: str = ""
     received: int = 0
     sent: int = 0
+    host: str = ""
 
 
 class RateLimited(NamedTuple):
@@ -59,18 +61,22 @@ class RateLimited(NamedTuple):
 
 
 class Audited(NamedTuple):
-    """Something happened to a token, or with one: it was created, revoked, or refused.
+    """Something happened to a token, or with one: it was created, revoked, or refused; or a workspace was created.
 
     token: its id, "" if there is none in what was shown; by: the id of the token that did it, "" for whoever has the database;
     address: from where; why: it was refused.
     """
 
-    action: Literal["created", "revoked", "refused"]
+    action: Literal["created", "revoked", "refused", "workspace created"]
     token: str
     workspace: str = ""
     by: str = ""
     address: str = ""
     why: str = ""
+
+
+class NobodyAdmitted(NamedTuple):
+    """A server that asks for tokens begins, and there is none that it would let in."""
 
 
 class StatementDone(NamedTuple):
@@ -192,6 +198,7 @@ Event: TypeAlias = (
     RequestDone
     | RateLimited
     | Audited
+    | NobodyAdmitted
     | StatementDone
     | Exchanged
     | BatchCommitted

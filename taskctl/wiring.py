@@ -16,7 +16,7 @@ from taskctl.access import OWNER
 from taskctl.config import Loaded, Settings, default_database, hosts_of, metrics_at, origins_of, proxies_of
 from taskctl.errors import ConfigError, Unavailable, UsageError
 from taskctl.log import Log
-from taskctl.observe import Event, Gauges, Observer, Reading, ignore, unread
+from taskctl.observe import Event, Gauges, NobodyAdmitted, Observer, Reading, ignore, unread
 from taskctl.tasks import Source, TaskService
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from taskctl.log import Step
     from taskctl.remote import Answered, RemoteTasks
     from taskctl.server.scrape import Scrape
-    from taskctl.storage.backup import Counts
+    from taskctl.storage.backup import Counts, Restored
     from taskctl.storage.committer import Told
     from taskctl.storage.driver import Driver
     from taskctl.storage.libpq import Place
@@ -453,7 +453,7 @@ def backup(settings: Settings, file: str, progress: Callable[[int, int], None]) 
         return _run_on_database(lambda driver: backup(driver, write, progress), settings)
 
 
-def restore(settings: Settings, file: str, progress: Callable[[int, int], None], *, force: bool) -> Counts:
+def restore(settings: Settings, file: str, progress: Callable[[int, int], None], *, force: bool) -> Restored:
     """Fill the database with what is in a backup ("-": on stdin), and return how much that was.
 
     The tables are made if there are none. force: replace what is in the database; without it that raises Conflict.
@@ -551,6 +551,8 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
             tokens = SqlTokens(driver, observer) if settings.auth == "tokens" else None
             if tokens is not None and checked:
                 await tokens.ready()
+                if not await tokens.usable():
+                    observer(NobodyAdmitted())
             yield Opened(tasks, workspace, tokens)
 
     at = metrics_at(settings)
@@ -609,6 +611,14 @@ def open_to_strangers(settings: Settings) -> bool:
             "all tasks: --auth tokens lets in who has a token, --host 127.0.0.1 only this machine, --allow-anonymous everybody"
         )
     return True
+
+
+def tokens_in_the_clear(settings: Settings) -> bool:
+    """Return whether tokens come to the server from other machines as others on the way can read them, as far as is known."""
+    from taskctl.server.serve import is_loopback
+
+    encrypted = settings.tls_cert or settings.trusted_proxies  # which speak TLS, or are asked to
+    return settings.auth == "tokens" and not encrypted and not is_loopback(settings.host)
 
 
 async def serve(settings: Settings, *, observer: Observer, started: Callable[[str], None]) -> bool:

@@ -403,6 +403,8 @@ async def test_what_happens_to_tokens_and_with_them_is_told(watched: Watched) ->
     ]
     assert {event.address for event in watched.audited if event.action == "refused"} == {"127.0.0.1"}
     assert {event.workspace for event in watched.audited if event.action != "refused"} == {"default"}
+    assert (await watched.api.post("/api/v1/workspaces", json={"name": "garden"}, headers=bearing(admin))).status == 201
+    assert watched.audited[-1] == Audited("workspace created", "", "garden", by)
     told = str(watched.audited)
     assert not [secret for secret in (slip, stranger[1], made["secret"]) if secret.split("_")[3] in told]
 

@@ -99,7 +99,7 @@ def back_up(url: str, file: Path | str, progress: Callable[[int, int], None] = n
 
 
 def restore(url: str, file: Path | str, progress: Callable[[int, int], None] = nothing, *, force: bool = False) -> backups.Counts:
-    return wiring.restore(Settings(database_url=url), str(file), progress, force=force)
+    return wiring.restore(Settings(database_url=url), str(file), progress, force=force).counts
 
 
 def lines_of(file: Path) -> list[bytes]:
@@ -565,6 +565,9 @@ async def test_neither_way_holds_more_than_a_part_of_it(url: str, tmp_path: Path
 # -------------------------------------------------------------------------------------------------------------- the command line
 
 
+NO_TOKENS = "no tokens came along, a backup has none: where a server asks for them, `taskctl token create` makes new ones\n"
+
+
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     shell = Shell(tmp_path, TASKCTL_DATABASE_URL=f"sqlite:///{tmp_path}/tasks.db", TERM="xterm-256color")
@@ -581,9 +584,20 @@ def test_the_commands_say_what_they_did(shell: Shell) -> None:
     for file in ("a.gz", "b.gz", "c.gz"):
         assert (shell.home / file).stat().st_mode & 0o777 == 0o600
     new = {"TASKCTL_DATABASE_URL": f"sqlite:///{shell.home}/new.db"}
-    assert shell("db", "restore", "a.gz", env=new) == (0, f"restored {told}", "")
-    assert shell("db", "restore", "a.gz", "--force", "-o", "json", env=new).json == counts
+    assert shell("db", "restore", "a.gz", env=new) == (0, f"restored {told}", NO_TOKENS)
+    assert shell("db", "restore", "a.gz", "--force", "-o", "json", "-q", env=new).json == counts
     assert shell("db", "restore", "a.gz", "--force", "-q", env=new) == (0, "", "")
+
+
+def test_a_restore_says_what_has_become_of_the_tokens(shell: Shell) -> None:
+    shell("db", "backup", "b.gz")
+    shell("workspace", "create", "garden")
+    for number, workspace in enumerate(("default", "garden", "garden")):
+        shell("token", "create", f"t{number}", "--scope", "admin", "--workspace", workspace)
+    assert shell("db", "restore", "b.gz", "--force").err == (
+        "2 tokens were removed, with their workspaces, which the backup does not have\n1 tokens of the database were kept\n"
+    )
+    assert [token["name"] for token in shell("token", "list", "-o", "json").json] == ["t0"]
 
 
 def test_the_commands_refuse_in_a_line(shell: Shell) -> None:
@@ -621,7 +635,7 @@ def test_backups_go_through_pipes(shell: Shell) -> None:
             check=False,
         )
         assert (done.returncode, done.stdout) == (0, b"restored 600 tasks with 600 changes, in 1 workspaces\n"), done
-        assert done.stderr == b"backed up 600 tasks with 600 changes, in 1 workspaces\n"
+        assert done.stderr.decode() == f"backed up 600 tasks with 600 changes, in 1 workspaces\n{NO_TOKENS}"
         assert contents(url) == contents(f"sqlite:///{shell.home}/tasks.db")
     assert shell("db", "restore", "c.gz", "--force").code == 0
 

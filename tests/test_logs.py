@@ -95,6 +95,11 @@ def test_where_nobody_has_to_say_who_they_are_nobody_is_named() -> None:
     assert line.keys().isdisjoint(["workspace", "token", "path"])
 
 
+def test_a_name_that_the_server_does_not_go_by_is_told_but_not_at_any_length() -> None:
+    [line, long] = told(DONE._replace(status=421, host="tasks.example"), DONE._replace(status=421, host="x" * 8000))
+    assert (line["host"], len(long["host"])) == ("tasks.example", 200)
+
+
 def test_an_address_that_is_none_is_told_as_it_came_but_not_at_any_length() -> None:
     [short, long] = told(DONE._replace(route="", path="/a%20b%1b"), DONE._replace(route="", path="/" + "x" * 5000))
     assert short["path"] == "/a%20b%1b"
@@ -150,6 +155,7 @@ def test_what_becomes_of_tokens() -> None:
         Audited("created", "a" * 12, workspace="w", by="b" * 12, address="::1"),
         Audited("revoked", "a" * 12),
         Audited("refused", "", address="::1", why="it has expired"),
+        Audited("workspace created", "", workspace="garden", by="b" * 12),
     ]
     assert bare(*events) == [
         {
@@ -162,6 +168,7 @@ def test_what_becomes_of_tokens() -> None:
         },
         {"level": "info", "event": "token revoked", "token": "a" * 12},
         {"level": "warning", "event": "token refused", "address": "::1", "why": "it has expired"},
+        {"level": "info", "event": "workspace created", "workspace": "garden", "by": "b" * 12},
     ]
 
 

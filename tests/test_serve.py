@@ -244,6 +244,23 @@ def test_without_tokens_it_serves_nobody_on_other_machines(shell: Shell, host: s
     assert not (shell.home / "tasks.db").exists()
 
 
+def test_with_tokens_it_warns_of_what_nobody_may_have_thought_of(shell: Shell) -> None:
+    in_the_clear, nobody = "tokens come in the clear", "there is no token yet that would let anybody in"
+    with serving(shell, "--auth", "tokens", "--host", "0.0.0.0") as server:
+        assert server.logged(f"^warning: {in_the_clear}")
+        assert "`taskctl token create NAME --scope admin`" in server.logged(f"^warning: {nobody}").string
+    token = shell("token", "create", "ci", "--scope", "admin").out.strip()
+    with serving(shell, "--auth", "tokens", "--rate-limit-token", "1/hour") as server:
+        user = Shell(shell.home, TASKCTL_SERVER=server.url, TASKCTL_TOKEN=token)
+        assert [user("api", "GET", "/me").code for _ in range(2)] == [0, 7]
+        assert f"token={token.split('_')[2]}" in server.logged("GET /api/v1/me 429").string
+    assert in_the_clear not in "".join(server.log)
+    assert nobody not in "".join(server.log)
+    with serving(shell, "--auth", "tokens", "--host", "0.0.0.0", "--trusted-proxies", "10.0.0.7") as server:
+        pass
+    assert in_the_clear not in "".join(server.log)
+
+
 @pytest.mark.parametrize("quiet", [[], ["--quiet"]], ids=["plain", "quiet"])
 def test_it_serves_everybody_if_that_is_said_and_warns_of_it(shell: Shell, quiet: list[str]) -> None:
     with Server(shell, "--host", "0.0.0.0", "--allow-anonymous", *quiet) as server:
@@ -254,7 +271,7 @@ def test_it_serves_everybody_if_that_is_said_and_warns_of_it(shell: Shell, quiet
 def test_it_warns_of_nothing_where_strangers_cannot_get_in(shell: Shell, options: list[str]) -> None:
     with serving(shell, *options) as server:
         assert server.stop() == 0
-    assert "warning" not in "".join(server.log)
+    assert "can read and change all tasks" not in "".join(server.log)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,12 @@ class Call:
         """Who is told what happens meanwhile."""
         return _tell if self.verbose else ignore
 
+    def require_database(self, why: str) -> None:
+        """Raise UsageError if a server is named. why: what needs a database."""
+        if self.loaded.remote:
+            remedy = "leave it out" if self.loaded.origins["server"] == "flag" else "unset it, or add --database-url"
+            raise UsageError(f"{self.loaded.where('server')} names the server {self.loaded.remote}, and {why}; {remedy}")
+
     def say(self, message: str) -> None:
         """Tell somebody who looks on; not data, so it goes to stderr."""
         if not self.quiet:

@@ -11,12 +11,13 @@ import typer
 from taskctl import wiring
 from taskctl.cli.call import Call, command, noun
 from taskctl.cli.output import FOR_PEOPLE, show_lines, show_object
-from taskctl.errors import UsageError
 
 if TYPE_CHECKING:
     from taskctl.storage.backup import Counts
 
 app = noun("Look after the database, and fill it.")
+
+_AT_HOME = "this is done where the database is"
 
 
 @command(app)
@@ -25,7 +26,7 @@ def upgrade(
     sql: Annotated[bool, typer.Option("--sql", help="Print the statements instead, and change nothing.")] = False,
 ) -> None:
     """Bring the schema to this version. It is safe to run at any time, and by several at once."""
-    _local(call)
+    call.require_database(_AT_HOME)
     if sql:
         print(wiring.upgrade_statements(call.settings), end="")
         return
@@ -42,7 +43,7 @@ def upgrade(
 @command(app)
 def current(call: Call) -> None:
     """Show the revision of the schema, and the one that this version needs."""
-    _local(call)
+    call.require_database(_AT_HOME)
     found, needed = wiring.current(call.settings)
     shown = "none: the database is empty" if found is None and call.settings.output in FOR_PEOPLE else found
     show_object({"current": shown, "needed": needed}, call.settings)
@@ -51,7 +52,7 @@ def current(call: Call) -> None:
 @command(app)
 def check(call: Call) -> None:
     """Examine the database: its schema, its file, its log. The exit code is 1 if anything is wrong."""
-    _local(call)
+    call.require_database(_AT_HOME)
     found = wiring.check(call.settings)
     show_object(dict(found), call.settings)
     if any(what != "ok" for what in found.values()):
@@ -80,7 +81,7 @@ def seed(
 @command(app)
 def backup(call: Call, file: Annotated[str, typer.Argument(help="A file that is not there yet; - is stdout.")]) -> None:
     """Write all that is in the database, at one moment, to a file that any database can be filled with."""
-    _local(call)
+    call.require_database(_AT_HOME)
     with _progress(call, "backing up") as progress:
         counts = wiring.backup(call.settings, file, progress)
     if file == "-":
@@ -96,10 +97,16 @@ def restore(
     force: Annotated[bool, typer.Option("--force", help="Replace all that is in the database.")] = False,
 ) -> None:
     """Fill the database with what is in a backup. Readers of its log have to begin anew."""
-    _local(call)
+    call.require_database(_AT_HOME)
     with _progress(call, "restoring") as progress:
-        counts = wiring.restore(call.settings, file, progress, force=force)
-    _show(call, "restored", counts)
+        restored = wiring.restore(call.settings, file, progress, force=force)
+    _show(call, "restored", restored.counts)
+    if restored.tokens_removed:
+        call.say(f"{restored.tokens_removed} tokens were removed, with their workspaces, which the backup does not have")
+    if restored.tokens_kept:
+        call.say(f"{restored.tokens_kept} tokens of the database were kept")
+    else:
+        call.say("no tokens came along, a backup has none: where a server asks for them, `taskctl token create` makes new ones")
 
 
 def _show(call: Call, done: str, counts: "Counts") -> None:
@@ -125,8 +132,3 @@ def _progress(call: Call, what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, disable=not shown, transient=True) as progress:
         bar = progress.add_task(what, total=None)
         yield lambda size, total: progress.update(bar, advance=size, total=total)
-
-
-def _local(call: Call) -> None:
-    if call.loaded.remote:
-        raise UsageError(f"this is done where the database is, not through the server {call.loaded.remote}")

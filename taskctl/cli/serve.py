@@ -10,7 +10,7 @@ import typer
 
 from taskctl import wiring
 from taskctl.cli.call import Call, command
-from taskctl.errors import TaskctlError, UsageError
+from taskctl.errors import TaskctlError
 
 if TYPE_CHECKING:
     import asyncio
@@ -76,8 +76,7 @@ def serve(
         metrics=metrics,
         metrics_address=metrics_address,
     )
-    if call.loaded.remote:
-        raise UsageError(f"a server serves a database, and {call.loaded.remote} is a server already")
+    call.require_database("`serve` needs a database")
 
     logs = _logs(call)
     try:
@@ -111,6 +110,11 @@ def _serve(call: Call, logs: Logs) -> None:
         where = settings.host or "this machine"
         told = f"whoever can reach {where} can read and change all tasks: no token is needed"
         logs.say(f"warning: {told}", "open to everybody", "error", host=settings.host)
+    if wiring.tokens_in_the_clear(settings):
+        told = (
+            "tokens come in the clear, and whoever is on the way can read them, unless a proxy in front speaks TLS (--tls-cert)"
+        )
+        logs.say(f"warning: {told}", "tokens in the clear", "warning", host=settings.host)
     if settings.migrate == "auto":
         before, after = wiring.upgrade(settings)
         if before != after:

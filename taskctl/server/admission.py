@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from aiohttp import web
 
 from taskctl.access import AccessService, Caller, Known, Scope, TokenStore, id_of, is_token
-from taskctl.errors import Forbidden, TaskctlError, Unauthenticated
+from taskctl.errors import Forbidden, TaskctlError, TooManyRequests, Unauthenticated
 from taskctl.observe import Audited, Observer
 from taskctl.server.doors import Doors
 from taskctl.tasks import TaskService
@@ -28,6 +28,8 @@ NOTED_SECONDS: Final = 60.0
 """How far behind `last_used_at` may be."""
 LIMITS: Final[web.RequestKey[Mapping[str, str]]] = web.RequestKey("taskctl.limits")
 """What the answer says of how much more may be asked for."""
+REFUSED: Final = web.RequestKey("taskctl.refused", Caller)
+"""Who is known, and has asked too often."""
 
 _log = logging.getLogger("taskctl.server")
 
@@ -126,7 +128,11 @@ class Admission:
         id = entry.admitted.caller.token
         self._used[id] = datetime.now(UTC)
         if rates is not None:
-            request[LIMITS] = rates.used(id)
+            try:
+                request[LIMITS] = rates.used(id)
+            except TooManyRequests:
+                request[REFUSED] = entry.admitted.caller
+                raise
         return entry.admitted
 
     def _unauthenticated(self, refused: "_Refused", address: str) -> Unauthenticated:

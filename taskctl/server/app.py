@@ -18,6 +18,7 @@ from taskctl.errors import (
     Forbidden,
     InvalidRequest,
     MethodNotAllowed,
+    Misdirected,
     NotFound,
     PayloadTooLarge,
     TaskctlError,
@@ -28,7 +29,7 @@ from taskctl.errors import (
 )
 from taskctl.observe import Observer, RateLimited, RequestDone
 from taskctl.server import access, docs, names, probes, reports, scrape, tasks
-from taskctl.server.admission import LIMITS, Admission, Needs, Opened
+from taskctl.server.admission import LIMITS, REFUSED, Admission, Needs, Opened
 from taskctl.server.doors import DOORS, Doors
 from taskctl.server.openapi import MERGE_PATCH
 from taskctl.server.requests import (
@@ -147,10 +148,12 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
             headers.update(request[LIMITS])
         if state.draining:
             response.force_close()
-        workspace, token = (admitted.caller.workspace, admitted.caller.token) if admitted is not None else ("", "")
+        caller = admitted.caller if admitted is not None else request.get(REFUSED)
+        workspace, token = (caller.workspace, caller.token) if caller is not None else ("", "")
+        host = request.headers.get(names.HOST, "") if status == Misdirected.status else ""
         path, address = request.rel_url.raw_path, doors.address_of(request)
         received, sent = len(request.get(BODY, b"")), 0 if method == "HEAD" else response.content_length or 0
-        observer(RequestDone(method, path, route, status, seconds, request_id, workspace, token, address, received, sent))
+        observer(RequestDone(method, path, route, status, seconds, request_id, workspace, token, address, received, sent, host))
         return response
 
     return middleware

@@ -84,8 +84,8 @@ class Doors:
         """
         if not route.endswith(PROBES):
             self.count(request)
-            if self._headers_at(request.headers.get(names.HOST, "")) is None:
-                raise Misdirected("the server does not go by the name in Host; the setting allowed_hosts adds names")
+            if self._headers_at(host := request.headers.get(names.HOST, "")) is None:
+                raise Misdirected(f"the server does not go by {host!r:.300}; the setting allowed_hosts adds names")
         if (
             self._origins
             and request.method == "OPTIONS"

@@ -338,7 +338,7 @@ _FAILURES: Final[tuple[TaskctlError, ...]] = (
     ExpectationFailed("the only Expect that is understood is 100-continue"),
     HeadersTooLarge("a header may have 8192 bytes, and a request 100 headers"),
     MethodUnknown("there is no such method here; /docs shows what there is"),
-    Misdirected("the server does not go by the name in Host; the setting allowed_hosts adds names"),
+    Misdirected("the server does not go by 'tasks.example.com'; the setting allowed_hosts adds names"),
     IdempotencyMismatch("the idempotency key was used for another request"),
     InvalidBody("name is missing", errors=[FieldError("/name", "required", "name is missing")]),
     Unauthenticated("the token has been revoked", reason="revoked"),

@@ -57,6 +57,14 @@ class Counts(NamedTuple):
     entries: int
 
 
+class Restored(NamedTuple):
+    """How much a backup had in it, and how many tokens of the database stayed, or went with workspaces that it does not have."""
+
+    counts: Counts
+    tokens_kept: int
+    tokens_removed: int
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The first line. epoch: that of the log from which the backup was made."""
 
@@ -336,7 +344,7 @@ class Source:
         return InvalidRequest(f"this backup is damaged, and nothing was restored: {why} (line {self._number})")
 
 
-async def restore(driver: Driver, source: Source, progress: Progress, *, force: bool) -> Counts:
+async def restore(driver: Driver, source: Source, progress: Progress, *, force: bool) -> Restored:
     """Fill the database with what is in a backup, and return how much that was. Whoever follows its log has to begin anew.
 
     Raises Conflict if anything was in it, unless force says that it may go; InvalidRequest for a damaged backup. Whatever it
@@ -348,7 +356,7 @@ async def restore(driver: Driver, source: Source, progress: Progress, *, force: 
         raise OutcomeUnknown("the connection to the database broke during the commit: all was restored, or nothing") from e
 
 
-async def _restore(connection: Connection, source: Source, progress: Progress, *, force: bool) -> Counts:
+async def _restore(connection: Connection, source: Source, progress: Progress, *, force: bool) -> Restored:
     [(revision,)] = await connection.fetch("SELECT version_num FROM alembic_version")
     if revision != HEAD:
         raise outdated(revision)
@@ -374,7 +382,8 @@ async def _restore(connection: Connection, source: Source, progress: Progress, *
     await connection.insert("tokens", (*_TOKEN, "workspace_id"), staying)
     await connection.run("UPDATE meta SET epoch = ?", [os.urandom(8).hex()])
     await connection.run(connection.dialect.filled)
-    return Counts(source.header.workspaces, source.header.tasks, source.header.entries)
+    counts = Counts(source.header.workspaces, source.header.tasks, source.header.entries)
+    return Restored(counts, len(staying), len(tokens) - len(staying))
 
 
 async def _insert(connection: Connection, items: Sequence[Item]) -> None:

@@ -56,6 +56,13 @@ class SqlTokens:
         if revision < "0005":
             raise outdated(revision)
 
+    async def usable(self) -> bool:
+        """Return whether there is a token that is worth something. Raises Unavailable."""
+        now = self._driver.dialect.now
+        sql = f"SELECT EXISTS (SELECT 1 FROM tokens WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > {now}))"
+        [(found,)] = await self._driver.fetch(sql, name="access")
+        return bool(found)
+
     def access(self, caller: Caller) -> AccessService:
         return SqlAccess(self._driver, caller, self._observer)
 
@@ -170,15 +177,16 @@ class SqlAccess(AccessService):
         self._caller.require_keeper()
         name = workspace_name(name)
 
-        async def write(connection: Connection) -> None:
+        async def write(connection: Connection) -> str:
             await self._require_good(connection)
             await connection.run(connection.dialect.lock, [HOME])  # so that no two are given the same number
             rows = await connection.fetch("SELECT id, name FROM workspaces", name="access")
             if name in (other for _, other in rows):
                 raise taken("workspace", name)
             await connection.insert("workspaces", ("id", "name"), [(1 + max(number for number, _ in rows), name)])
+            return name
 
-        await self._write(write, None)
+        await self._write(write, Audited("workspace created", "", name, self._caller.token))
         return Workspace(name)
 
     async def _require_good(self, connection: Connection) -> int:
@@ -191,15 +199,14 @@ class SqlAccess(AccessService):
                 raise Unauthenticated(fault[1], reason=fault[0])
         return cast(int, now)
 
-    async def _write(self, work: Work[T], told: Audited | None) -> T:
-        """Run the work in a transaction, and tell what it has done to a token; nothing if it returns None."""
+    async def _write(self, work: Work[T], told: Audited) -> T:
+        """Run the work in a transaction, and tell what it has done; nothing if it returns None."""
         try:
             done = await _write(self._driver, work)
         except OutcomeUnknown:
-            if told is not None:
-                self._observer(told._replace(why="it is not known whether it happened"))
+            self._observer(told._replace(why="it is not known whether it happened"))
             raise
-        if told is not None and done is not None:
+        if done is not None:
             self._observer(told._replace(workspace=told.workspace or str(done)))
         return done
 
