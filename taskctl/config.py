@@ -310,7 +310,11 @@ def _read(path: Path) -> dict[str, Any]:
     if "token" in found:
         raise ConfigError(f"{path} sets 'token', and a secret does not belong there: {TOKEN_WAYS}")
     if unknown := found.keys() - set(Settings.__struct_fields__):
-        raise ConfigError(f"{path} sets {min(unknown)!r}, which is not a setting")
+        from difflib import get_close_matches
+
+        name = min(unknown)
+        meant = get_close_matches(name, Settings.__struct_fields__, 1)
+        raise ConfigError(f"{path} sets {name!r}, which is not a setting" + (f"; did you mean {meant[0]}?" if meant else ""))
     return found
 
 

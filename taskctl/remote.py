@@ -118,6 +118,7 @@ class RemoteTasks(TaskService):
         self._token_from = token_from
         self._observer = observer
         self._at = ""
+        self._answered = False
 
     @classmethod
     @asynccontextmanager
@@ -343,6 +344,7 @@ class RemoteTasks(TaskService):
             async with self._session.request(
                 *(method, address), data=body, headers=headers, allow_redirects=False, timeout=limits
             ) as received:
+                self._answered = True
                 status, request_id = received.status, received.headers.get(REQUEST_ID, "")
                 if received.status in _ELSEWHERE:
                     raise self._elsewhere(received)
@@ -351,6 +353,8 @@ class RemoteTasks(TaskService):
             raise Unavailable(f"the server {self._url} cannot be trusted: {_distrust(e)}") from None
         except (TimeoutError, aiohttp.ClientError) as e:
             why = "has not answered in time" if isinstance(e, TimeoutError) else f"cannot be reached: {_reason(e)}"
+            if isinstance(e, aiohttp.ServerDisconnectedError) and url.startswith("http:") and not self._answered:
+                why += "; if it speaks HTTPS, its address begins with https://"
             never_sent = isinstance(e, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL)
             raise _Failed(Unavailable(f"the server {self._url} {why}"), doubt=not never_sent) from None
         finally:
@@ -446,10 +450,16 @@ def _wait(state: RetryCallState) -> float:
     return max(_backoff(state), float(asked))
 
 
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
+"""What OpenSSL says of what is no TLS at all."""
+
+
 def _reason(e: aiohttp.ClientError | TimeoutError) -> str:
     """Return why there was no answer, in one line."""
     if isinstance(e, aiohttp.ClientConnectorSSLError):
-        return f"there is no HTTPS that this machine speaks ({getattr(e.os_error, 'reason', None) or 'TLS failed'})"
+        reason = getattr(e.os_error, "reason", None)
+        meant = "; if it speaks plain HTTP, its address begins with http://" if reason in _NO_TLS else ""
+        return f"there is no HTTPS that this machine speaks ({reason or 'TLS failed'}){meant}"
     if isinstance(e, aiohttp.ClientConnectorError) and e.os_error.strerror:
         return e.os_error.strerror
     return " ".join(str(e).split())
@@ -468,7 +478,7 @@ def _distrust(e: aiohttp.ClientConnectorCertificateError) -> str:
         case 62 | 64:
             return f"its certificate is not for {e.host}"
         case 18 | 19 | 20 | 21:
-            return "its certificate is of a CA that is not known here; ca_file names one that is to be trusted"
+            return "its certificate is of a CA that is not known here; ca_file (--ca-file) names one that is to be trusted"
         case _:
             return f"its certificate is not valid: {wrong.verify_message}"
 
@@ -478,9 +488,9 @@ def _trusting(ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except ssl.SSLError:
-        raise ConfigError(f"ca_file: {ca_file} holds no certificate in PEM") from None
+        raise ConfigError(f"{ca_file} holds no certificate in PEM", setting="ca_file") from None
     except OSError as e:
-        raise ConfigError(f"ca_file: {ca_file} cannot be read: {e.strerror}") from None
+        raise ConfigError(f"{ca_file} cannot be read: {e.strerror}", setting="ca_file") from None
 
 
 def require_private(url: str, *, allow_http: bool) -> None:
@@ -493,7 +503,8 @@ def require_private(url: str, *, allow_http: bool) -> None:
         here = host == "localhost"
     if parts.scheme == "http" and not here and not allow_http:
         raise ConfigError(
-            f"a token is not sent to {host} in the clear, where others can read it; use https://, or allow it with allow_http"
+            f"a token is not sent to {host} in the clear, where others can read it; "
+            "use https://, or allow it with allow_http (--allow-http)"
         )
 
 
@@ -506,5 +517,6 @@ def api_address(url: str) -> str:
         fits = False
     if not fits or parts.query or parts.fragment or "@" in parts.netloc:
         shown = url.rpartition("@")[2]
-        raise ConfigError(f"{shown!r} is not the address of a server; http://HOST:PORT was expected")
+        why = "an address has no user and password here" if shown != url else "http://HOST:PORT was expected"
+        raise ConfigError(f"{shown!r} is not the address of a server; {why}")
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/").removesuffix("/api/v1") + "/api/v1", "", ""))

@@ -123,6 +123,7 @@ def test_whoever_logs_in_works_on_the_server_until_they_log_out(shell: Shell, us
     secret = created(shell, "tasks:write", expires="+90d")
     line = user.fails(5, "task", "add", "early")
     assert f"`taskctl auth login {server.url}` stores a token" in line
+    assert "the first one is made where the database is" in user.fails(5, "token", "create", "me", "--scope", "admin")
     said = logged_in(user, secret)
     assert re.search(
         rf"^logged in to {server.url} as ada in the workspace default: tasks:write, until \d{{4}}-\d\d-\d\d \d\d:\d\d UTC$",
@@ -568,7 +569,7 @@ async def test_a_server_is_trusted_through_the_ca_that_is_named_and_no_other(fol
             await tasks.list()
         assert listener.shown == [f"Bearer {secret}"]
         for settings in (Settings(), Settings(ca_file=str(Tls(folder.parent.parent).file))):
-            assert "of a CA that is not known here; ca_file names one" in (await failure(url, settings)).detail
+            assert "of a CA that is not known here; ca_file (--ca-file) names one" in (await failure(url, settings)).detail
     assert len(listener.shown) == 1
 
 
@@ -582,7 +583,7 @@ async def test_what_is_wrong_with_a_certificate_is_said(folder: Path, tmp_path: 
         assert (await failure(url, settings)).detail.endswith("cannot be trusted: its certificate has expired")
     async with site(listener) as url:
         assert (
-            "no HTTPS that this machine speaks"
+            "; if it speaks plain HTTP, its address begins with http://"
             in (await failure(url.replace("http:", "https:"), Settings(server_timeout=0.3))).detail
         )
     assert listener.shown == []

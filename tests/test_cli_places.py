@@ -60,14 +60,20 @@ def test_a_server_and_a_database_at_the_same_level_is_exit_2_and_at_different_le
     assert shell("task", "list", "--database-url", database, env={"TASKCTL_SERVER": server}).code == 0
     assert "127.0.0.1:1" in shell.fails(7, "task", "list", "--server", server, env={"TASKCTL_DATABASE_URL": database})
     assert server in shell.fails(2, "db", "check", "--server", server)
-    assert server in shell.fails(2, "serve", "--server", server)
+    assert shell.fails(2, "serve", "--server", server) == (
+        f"--server names the server {server}, and `serve` needs a database; leave it out"
+    )
+    assert shell.fails(2, "serve", env={"TASKCTL_SERVER": server}) == (
+        f"TASKCTL_SERVER names the server {server}, and `serve` needs a database; unset it, or add --database-url"
+    )
 
 
 def test_settings_that_cannot_be_used_are_named(shell: Shell) -> None:
     config = shell.home / "config" / "taskctl" / "config.toml"
     config.parent.mkdir(parents=True)
     for text, said in (
-        ('colour = "red"', "'colour'"),
+        ('colour = "red"', "'colour', which is not a setting; did you mean color?"),
+        ('tokenfile = "x"', "did you mean token_file?"),
         ("output = 3", "output"),
         ('output = "xml"', "table, wide, json"),
         ("output", "TOML"),
@@ -91,7 +97,12 @@ def test_settings_that_cannot_be_used_are_named(shell: Shell) -> None:
         ("database_url", "postgresql://h:x/d", "the address of the PostgreSQL database cannot be used", ["db", "upgrade"]),
         ("database_url", "http://[", "http://[ is not the address of a database", ["task", "list"]),
         ("server", "somewhere", "'somewhere' is not the address of a server", ["task", "list"]),
-        ("server", "http://u:secret@h", "'h' is not the address of a server", ["api", "GET", "/tasks"]),
+        (
+            "server",
+            "http://u:secret@h",
+            "'h' is not the address of a server; an address has no user and password here",
+            ["api", "GET", "/tasks"],
+        ),
         ("redis_url", "redis://h/x", "the address of Redis names a database that is no number", ["serve", "--port", "0"]),
         ("redis_url", "redis://h/1?db=2", "the address of Redis names a database twice", ["serve", "--port", "0"]),
     ],

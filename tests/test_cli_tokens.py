@@ -143,7 +143,12 @@ def test_tokens_are_listed_and_revoked_by_their_ids(shell: Shell) -> None:
     partly = shell("token", "revoke", ids[2], "0" * 12, "-o", "json")
     assert (partly.code, partly.out) == (8, f'{{"revoked":["{ids[2]}"]}}\n')
     assert [token["revoked_at"] is None for token in shell("token", "list", "-o", "json").json] == [False] * 3
-    assert "REVOKED AT" in shell("token", "list").out
+    shell("token", "create", "d", "--scope", "tasks:read")
+    header, *lines = shell("token", "list").out.splitlines()
+    assert "STATE" in header
+    assert [line.split()[2] for line in lines] == ["good", "revoked", "revoked", "revoked"]
+    wide = shell("token", "list", "-o", "wide").out.splitlines()[0]
+    assert all(name in wide for name in ("REVOKED BY", "MAKER", "WORKSPACE"))
 
 
 def test_a_workspace_that_is_named_at_a_server_is_that_of_the_token_or_nothing_is_done(shell: Shell, server: Server) -> None:

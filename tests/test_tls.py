@@ -102,6 +102,8 @@ def test_the_command_line_works_on_it_with_a_ca_that_it_is_told_of(server: Serve
     told = {"SSL_CERT_FILE": str(shell.home / "ca.pem"), "TASKCTL_DATABASE_URL": "", "TASKCTL_SERVER": server.url}
     assert shell("task", "add", "by HTTPS", "-o", "ids", env=told).out == "1\n"
     assert shell("task", "list", env={**told, "SSL_CERT_FILE": ""}).code == 7
+    plain = {**told, "TASKCTL_SERVER": server.url.replace("https:", "http:")}
+    assert "if it speaks HTTPS, its address begins with https://" in shell.fails(7, "task", "list", env=plain)
 
 
 def speaking(files: Files, version: str) -> ssl.SSLContext:

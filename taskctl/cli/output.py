@@ -143,7 +143,8 @@ _TASK_WIDE = (*_TASK, "version", "created_at", "updated_at", "completed_at", "ui
 _CHANGE = ("seq", "at", "who", "op", "task", "change")
 _CHANGE_WIDE = (*_CHANGE, "version", "changeset")
 _TALLY = ("name", "todo", "in_progress", "done", "cancelled")
-_TOKEN = ("id", "name", "scopes", "created_at", "created_by", "expires_at", "last_used_at", "revoked_at")
+_TOKEN = ("id", "name", "state", "scopes", "created_at", "created_by", "expires_at", "last_used_at", "revoked_at")
+_TOKEN_WIDE = (*_TOKEN, "revoked_by", "maker", "workspace")
 _LOGIN = ("server", "state", "token", "name", "workspace", "scopes", "expires_at", "source")
 _SHRINK = ("project", "labels")
 _LAST_LEAST = 20
@@ -169,7 +170,8 @@ def _table(items: Sequence[Any], settings: Settings) -> None:
         case Tally():
             names, rows = _TALLY, [[_cell(t.name), *(str(n) for n in t.counts.values())] for t in items]
         case Token():
-            names, rows = _TOKEN, [[_cell(getattr(token, name)) for name in _TOKEN] for token in items]
+            names = _TOKEN_WIDE if wide else _TOKEN
+            rows = [[_state(token) if name == "state" else _cell(getattr(token, name)) for name in names] for token in items]
         case Login():
             names, rows = _LOGIN, [[_cell(getattr(login, name)) for name in _LOGIN] for login in items]
         case Workspace():
@@ -181,6 +183,12 @@ def _table(items: Sequence[Any], settings: Settings) -> None:
         _draw(names, headings, rows, items, settings)
     else:
         show_bytes(_columns(names, headings, rows).encode())
+
+
+def _state(token: Token) -> str:
+    """Return what a token is worth, by this machine's clock."""
+    fault = token.fault(datetime.now(UTC))
+    return fault[0] if fault else "good"
 
 
 def _first_line(task: Task) -> str:
