@@ -591,8 +591,11 @@ async def test_whoever_has_a_token_that_was_good_once_does_not_guess(settings: S
 async def test_a_memory_between_them_keeps_the_answers_for_two_tokens_apart(api: Api) -> None:
     answer = await api.get("/api/v1/tasks", headers=bearing(await minted(api, "tasks:read")))
     assert {name.strip() for name in answer.headers["Vary"].split(",")} == {"Prefer", "Authorization"}
-    answer = await api.get("/api/v1/me", headers=bearing(await minted(api, "tasks:read")))
-    assert answer.headers["Vary"] == "Authorization"
+    reader = bearing(await minted(api, "tasks:read"))
+    for path, headers, status in (("me", reader, 200), ("me", {}, 401), ("tokens", reader, 403), ("nothing", reader, 404)):
+        answer = await api.get(f"/api/v1/{path}", headers=headers)
+        assert (answer.status, answer.headers["Vary"]) == (status, "Authorization")
+    assert "Vary" not in (await api.get("/livez", headers=reader)).headers
 
 
 async def test_a_later_use_is_not_taken_back_by_an_earlier_one_of_another_server(place: Place) -> None:
