@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as text_form
 from taskctl import Settings, Unavailable, create_app, open_tasks, wiring
 from taskctl.access import OWNER, new_secret
 from taskctl.metrics import METHODS, OTHER, Metrics
-from taskctl.observe import DatabaseAway, DatabaseBack, Event, RequestDone, StatementDone, TasksCounted
+from taskctl.observe import Audited, DatabaseAway, DatabaseBack, Event, RequestDone, StatementDone, TasksCounted
 from taskctl.server.requests import OPENED
 from taskctl.storage.census import Census
 from taskctl.storage.sqlite import InlineSqlite
@@ -317,6 +317,14 @@ def test_a_database_that_is_away_is_not_up() -> None:
         if event is not None:
             metrics.observe(event)
         assert told(samples(read_back(text_format, metrics.scrape("")[1])), "taskctl_database_up") == up
+
+
+def test_a_token_of_which_nobody_knows_whether_it_was_made_is_not_counted() -> None:
+    metrics = Metrics("1")
+    for action in ("created", "revoked"):
+        for why in ("", "it is not known whether it happened"):
+            metrics.observe(Audited(action, "token", why=why))
+        assert told(samples(read_back(text_format, metrics.scrape("")[1])), f"taskctl_tokens_{action}_total") == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ where it is told
