@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults fuzz check format bench lock sbom dist clean
+.PHONY: help run test test-ops test-faults fuzz check format monitoring bench lock sbom dist clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -15,6 +15,9 @@ run: $(VENV)/run.stamp ## Serve the API on 127.0.0.1:8080, on the SQLite file of
 
 test: $(VENV)/dev.stamp $(VENV)/tools.stamp ## Run the test suite
 	$(BIN)/python -m pytest -n 3
+
+test-ops: $(VENV)/dev.stamp ## Run what is shown and watched on a real Prometheus, PostgreSQL and Redis; docs/monitoring.md says what it needs
+	$(BIN)/python -m pytest -m ops
 
 test-faults: $(VENV)/dev.stamp ## Run the slow tests that kill and stop real processes
 	$(BIN)/python -m pytest -m faults
@@ -33,6 +36,10 @@ check: $(VENV)/dev.stamp ## Lint, check formats and types, who imports whom, and
 format: $(VENV)/dev.stamp ## Put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+monitoring: $(VENV)/dev.stamp ## Write the dashboards and rules in contrib/ anew, from taskctl/monitoring
+	$(BIN)/taskctl metrics dashboards --force --out contrib/grafana/dashboards
+	$(BIN)/taskctl metrics rules --force --out contrib/prometheus/rules
 
 bench: $(VENV)/dev.stamp ## Run the benchmarks; docs/benchmarks.md explains them
 	$(BIN)/python -m benchmarks.cli

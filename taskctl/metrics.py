@@ -401,9 +401,9 @@ class Metrics:
                 self._limited.add_up(1, event.limit)
             case Audited("refused"):
                 self._refused.add_up(1, event.why)
-            case Audited("created"):
+            case Audited("created", why=""):  # else it is not known whether it happened
                 self._created.add_up()
-            case Audited("revoked"):
+            case Audited("revoked", why=""):
                 self._revoked.add_up()
             case TasksCounted():
                 self._tasks.numbers.update(((status,), count) for status, count in event.counts.items())

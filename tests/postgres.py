@@ -45,9 +45,13 @@ def _programs() -> Path:
 
 
 class Cluster:
-    """A PostgreSQL server of our own. As root it runs as nobody, because PostgreSQL refuses to run as root."""
+    """A PostgreSQL server of our own. As root it runs as nobody, because PostgreSQL refuses to run as root.
 
-    def __init__(self, *options: str) -> None:
+    programs: the folder of initdb and postgres, those of the dev extra unless it is told.
+    """
+
+    def __init__(self, *options: str, programs: Path | None = None) -> None:
+        self._programs = programs or _programs()
         self.folder = Path(tempfile.mkdtemp(prefix="taskctl-pg-"))
         self.port = free_port()
         self._options = [f"-c{option}" for option in options or OPTIONS]
@@ -57,7 +61,7 @@ class Cluster:
             os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
             self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         data = ("-D", f"{self.folder}/data", "-U", "taskctl", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
-        subprocess.run([_programs() / "initdb", *data], check=True, stdout=subprocess.DEVNULL, **self._surroundings)
+        subprocess.run([self._programs / "initdb", *data], check=True, stdout=subprocess.DEVNULL, **self._surroundings)
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -71,7 +75,7 @@ class Cluster:
         where = ("-D", f"{self.folder}/data", "-k", str(self.folder), "-h", "127.0.0.1", "-p", str(self.port))
         with Path(self.folder, "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [_programs() / "postgres", *where, *self._options], stdout=log, stderr=log, **self._surroundings
+                [self._programs / "postgres", *where, *self._options], stdout=log, stderr=log, **self._surroundings
             )
         deadline = time.monotonic() + READY_SECONDS
         while True:

@@ -34,10 +34,11 @@ def _program() -> str:
 class Server:
     """A Redis server of our own, with nothing on disk. `settings` are lines of its configuration.
 
-    sentinel: it is a Sentinel, which needs a file that it can write to.
+    sentinel: it is a Sentinel, which needs a file that it can write to. program: redis-server, that of the dev extra otherwise.
     """
 
-    def __init__(self, *settings: str, sentinel: bool = False, started: bool = True) -> None:
+    def __init__(self, *settings: str, sentinel: bool = False, started: bool = True, program: str | None = None) -> None:
+        self._program = program or _program()
         self.folder = Path(tempfile.mkdtemp(prefix="taskctl-redis-"))
         self.port = free_port()
         self.socket = self.folder / "socket"
@@ -59,7 +60,7 @@ class Server:
         """Start the server, and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [_program(), str(self.folder / "conf"), *(["--sentinel"] if self._sentinel else [])],
+                [self._program, str(self.folder / "conf"), *(["--sentinel"] if self._sentinel else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

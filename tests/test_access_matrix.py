@@ -116,7 +116,7 @@ class World:
             "keeper": ("admin", "default"),
         }
         for name, (scope, workspace) in kinds.items():
-            expires = datetime.now(UTC) + timedelta(seconds=0.2) if name == "expired" else soon
+            expires = datetime.now(UTC) + timedelta(seconds=2) if name == "expired" else soon
             new = NewToken(name=name.replace(" ", "-"), scopes=(scope,), workspace=workspace, expires_at=expires)
             self.tokens[name] = (await owner.mint(new)).secret
             if name == "expired":

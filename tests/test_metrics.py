@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as text_form
 from taskctl import Settings, Unavailable, create_app, open_tasks, wiring
 from taskctl.access import OWNER, new_secret
 from taskctl.metrics import METHODS, OTHER, Metrics
-from taskctl.observe import DatabaseAway, DatabaseBack, Event, RequestDone, StatementDone, TasksCounted
+from taskctl.observe import Audited, DatabaseAway, DatabaseBack, Event, RequestDone, StatementDone, TasksCounted
 from taskctl.server.requests import OPENED
 from taskctl.storage.census import Census
 from taskctl.storage.sqlite import InlineSqlite
@@ -268,7 +268,7 @@ async def test_tokens_and_limits_are_counted(tmp_path: Path) -> None:
         token = (await made.json())["token"]["id"]
         revoked = bearing((await made.json())["secret"])
         assert (await api.delete(f"/api/v1/tokens/{token}", headers=admin)).status == 204
-        soon = datetime.now(UTC) + timedelta(seconds=0.1)
+        soon = datetime.now(UTC) + timedelta(seconds=1)
         expired = bearing(await minted(api, "tasks:read", expires_at=soon))
         await asyncio.sleep((soon - datetime.now(UTC)).total_seconds() + 0.01)
         unknown, malformed = bearing(new_secret()[1]), bearing("tc_api_nonsense")
@@ -317,6 +317,14 @@ def test_a_database_that_is_away_is_not_up() -> None:
         if event is not None:
             metrics.observe(event)
         assert told(samples(read_back(text_format, metrics.scrape("")[1])), "taskctl_database_up") == up
+
+
+def test_a_token_of_which_nobody_knows_whether_it_was_made_is_not_counted() -> None:
+    metrics = Metrics("1")
+    for action in ("created", "revoked"):
+        for why in ("", "it is not known whether it happened"):
+            metrics.observe(Audited(action, "token", why=why))
+        assert told(samples(read_back(text_format, metrics.scrape("")[1])), f"taskctl_tokens_{action}_total") == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ where it is told

@@ -79,6 +79,14 @@ def test_the_application_answers_under_a_prefix_and_leaves_the_outer_one_alone(r
     assert run("python", "-", text=MOUNTED) == "201 /todo/api/v1/tasks/1\n200 True\nof the outer application\nTrue 1\n"
 
 
+def test_dashboards_and_rules_are_there(run: Callable[..., str]) -> None:
+    for what, folder in (("dashboards", "grafana/dashboards"), ("rules", "prometheus/rules")):
+        files = [Path(line) for line in run("taskctl", "metrics", what, "--out", "written").splitlines()]
+        assert sorted(file.name for file in files) == sorted(file.name for file in (ROOT / "contrib" / folder).iterdir())
+        shown = (run("python", "-c", f"print(open({str(file)!r}, encoding='utf-8').read(), end='')") for file in files)
+        assert list(shown) == [(ROOT / "contrib" / folder / file.name).read_text("utf-8") for file in files]
+
+
 def test_the_command_and_its_migrations_are_there(run: Callable[..., str]) -> None:
     assert run("taskctl", "db", "upgrade").startswith("the schema was empty, and is ")
     assert run("taskctl", "task", "add", "From", "the", "wheel") == "added 1  From the wheel\n"

@@ -1,7 +1,7 @@
 """Make the secrets of the compose file, each once, into a volume for each of those who need them.
 
 A folder below the given one is a volume that only one kind of service mounts, so files in it can be read by whatever user that
-service runs as, and by nobody else. What is there stays: with `docker compose down` without `-v`, passwords are the same afterwards.
+service runs as, and by nobody else. What is there stays: after `docker compose down` without `-v`, passwords are the same.
 """
 
 import json

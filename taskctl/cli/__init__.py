@@ -13,7 +13,21 @@ from taskctl.cli.call import Flags, LightGroup, fail, reader_gone, shared_option
 
 _NOUNS: Mapping[str, str] = {
     noun: f"taskctl.cli.{noun}"
-    for noun in ("task", "project", "label", "stats", "serve", "db", "api", "cache", "auth", "token", "workspace", "version")
+    for noun in (
+        "task",
+        "project",
+        "label",
+        "stats",
+        "serve",
+        "db",
+        "api",
+        "cache",
+        "auth",
+        "token",
+        "workspace",
+        "metrics",
+        "version",
+    )
 }
 
 

@@ -113,12 +113,12 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
         request_id = request_id_of(request)
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else ""
+        # Where there is nothing, it is told to whom we know.
+        needs: Needs = getattr(request.match_info.handler, "needs", "token")
         state.in_flight += 1
         try:
             response: web.StreamResponse | None = doors.enter(request, route)
             if response is None:
-                # Where there is nothing, it is told to whom we know.
-                needs: Needs = getattr(request.match_info.handler, "needs", "token")
                 if needs != "nothing":
                     request[ADMITTED] = await request.app[ADMISSION].admit(request, needs)
                 response = await handler(request)
@@ -133,8 +133,7 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
             response = answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
         finally:
             state.in_flight -= 1
-        admitted = request.get(ADMITTED)
-        if admitted is not None and admitted.access is not None:  # who asks decides what there is at an address
+        if needs != "nothing" and request.app[OPENED].tokens is not None:  # who asks decides what there is at an address
             vary = response.headers.get(names.VARY)
             response.headers[names.VARY] = f"{vary}, Authorization" if vary else "Authorization"
         doors.leave(request, response)
@@ -148,6 +147,7 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
             headers.update(request[LIMITS])
         if state.draining:
             response.force_close()
+        admitted = request.get(ADMITTED)
         caller = admitted.caller if admitted is not None else request.get(REFUSED)
         workspace, token = (caller.workspace, caller.token) if caller is not None else ("", "")
         host = request.headers.get(names.HOST, "") if status == Misdirected.status else ""
