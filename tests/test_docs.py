@@ -50,7 +50,7 @@ def test_every_problem_is_in_its_table_with_its_status_and_its_exit_code() -> No
 
 def test_every_command_is_in_the_list() -> None:
     shown = (DOCS / "cli.md").read_text("utf-8").partition("`--help`")[0]
-    listed = re.findall(r"taskctl (\w+)((?: \w+)(?: \| \w+)*)?(?=\s{2}|\n| METHOD)", shown)
+    listed = re.findall(r"taskctl (\w+)((?: \w+)(?: \| \w+)*)?(?=\s{2}|\n| METHOD| --)", shown)
     group: Any = get_command(app)
     found: dict[str, set[str]] = {}
     for noun in group.list_commands(None):
