@@ -45,7 +45,7 @@ def test_every_problem_is_in_its_table_with_its_status_and_its_exit_code() -> No
         numbers = numbers * len(names) if len(numbers) == 1 else numbers
         shown += [(name, status, int(exit_code)) for name, status in zip(names, numbers, strict=True)]
     found = [(kind.code, kind.status, kind.exit_code) for kind in every(TaskctlError) if kind not in (ConfigError, UsageError)]
-    assert sorted(shown) == sorted(found)
+    assert sorted(shown) == sorted(set(found))  # storage has kinds of its own, that are told as these
 
 
 def test_every_command_is_in_the_list() -> None:

@@ -248,7 +248,7 @@ async def test_a_newer_schema_is_refused(url: str) -> None:
             async with open_tasks(url):
                 pass
     finally:
-        ask(url, "UPDATE alembic_version SET version_num = '0004'")
+        ask(url, "UPDATE alembic_version SET version_num = '0005'")
 
 
 async def test_a_service_that_waits_for_its_schema_serves_once_it_is_there() -> None:
