@@ -138,11 +138,14 @@ def token() -> Iterator[str]:
 def test_it_comes_up_asks_for_a_token_and_prometheus_knows_of_a_task_within_30_seconds(token: str) -> None:
     with pytest.raises(HTTPError, match="401"):
         asked(f"{API}/api/v1/tasks")
+    with pytest.raises(HTTPError, match="404"):
+        asked(f"{API}/metrics")
     before = sum(queried("max by (status) (taskctl_tasks)") or [0])
     asked(f"{API}/api/v1/tasks", token, {"title": "seen by Prometheus"})
     took = until(lambda: sum(queried("max by (status) (taskctl_tasks)") or [0]) > before, 30)
     print(f"a task is in Prometheus after {took:.0f} s")  # noqa: T201  # a figure to look at
-    assert queried("min(up)") == [1]
+    until(lambda: queried("min(up)") == [1], 60)
+    assert queried("count(up)") == [5]
     assert queried("redis_up") == [1]
     assert queried("pg_up") == [1]
 

@@ -1,8 +1,10 @@
 #!/bin/bash
-# Runs once, in a new database: the roles, each with no more than it needs.
+# Runs once, in a new database: the roles, each with no more than it needs. psql reads the passwords itself, so that no list of
+# processes shows them.
 set -euo pipefail
-psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
-    -v app="$(cat /run/secrets/postgres/taskctl)" -v exporter="$(cat /run/secrets/postgres/exporter)" <<'SQL'
+psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<'SQL'
+\set app `cat /run/secrets/postgres/taskctl`
+\set exporter `cat /run/secrets/postgres/exporter`
 CREATE ROLE taskctl LOGIN PASSWORD :'app';
 CREATE DATABASE taskctl OWNER taskctl TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C';
 REVOKE ALL ON DATABASE taskctl FROM PUBLIC;

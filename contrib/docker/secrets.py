@@ -12,9 +12,11 @@ from pathlib import Path
 REDIS = """\
 # The health check may ask whether it lives, and nothing else.
 user default on nopass resetkeys resetchannels -@all +ping
-user taskctl on >{app} ~taskctl:* &taskctl:* -@all +ping +mget +getrange +set +eval +evalsha +script +publish +subscribe \
-+unsubscribe +scan +unlink +client +hello +auth
-user exporter on >{exporter} ~* -@all +ping +info +client +slowlog +latency +config|get +hello +auth +select +dbsize +cluster|info
+user taskctl on >{app} ~taskctl:* &taskctl:* -@all +ping +mget +getrange +set +eval +evalsha +script|load +publish +subscribe \
++unsubscribe +scan +unlink +client|setname +client|setinfo +hello +auth +select
+user exporter on >{exporter} resetkeys -@all +ping +info +client|list +client|setname +client|setinfo +slowlog|get +slowlog|len \
++latency|latest +latency|histogram +config|get +hello +auth +select +dbsize +cluster|info
+protected-mode no
 bind * -::*
 maxmemory 192mb
 maxmemory-policy allkeys-lru
