@@ -68,8 +68,8 @@ _REST = (*TASK[1:], "search")
 KEPT = 24 * 3600 * 1_000_000
 """Microseconds for which an idempotency key is known."""
 _FORGET = (  # some at a time: whoever writes next must not pay for a busy day
-    "DELETE FROM idempotency_keys WHERE workspace_id = ? AND key IN "
-    "(SELECT key FROM idempotency_keys WHERE workspace_id = ? AND at <= ? ORDER BY at LIMIT 1000)"
+    "DELETE FROM idempotency_keys WHERE (workspace_id = ?) AND key IN "
+    "(SELECT key FROM idempotency_keys WHERE (workspace_id = ?) AND (at <= ?) ORDER BY at LIMIT 1000)"
 )
 
 
@@ -115,7 +115,7 @@ class Ledger:
 
         async def look(connection: Connection) -> bool:
             await connection.run(connection.dialect.lock, [workspace], fixed=True)
-            sql = "SELECT changeset FROM log WHERE workspace_id = (SELECT id FROM workspaces WHERE name = ?) AND seq = ?"
+            sql = "SELECT changeset FROM log WHERE (workspace_id = (SELECT id FROM workspaces WHERE name = ?)) AND (seq = ?)"
             found = [(str(entered.changeset),)] == await connection.fetch(sql, [workspace, entered.seq], name="settle")
             if not found:  # a message that takes the lock by itself may still be under way: it must come too late
                 await connection.run("UPDATE workspaces SET written_at = written_at + 1 WHERE name = ?", [workspace], fixed=True)
@@ -127,14 +127,14 @@ class Ledger:
 async def _records(connection: Connection, workspace_id: int, keys: Collection[str]) -> list[Record]:
     """Return what is known of idempotency keys."""
     term, values = connection.dialect.among("key", keys)
-    sql = f"SELECT key, request, at, answer FROM idempotency_keys WHERE workspace_id = ? AND {term}"
+    sql = f"SELECT key, request, at, answer FROM idempotency_keys WHERE (workspace_id = ?) AND ({term})"
     rows = await connection.fetch(sql, [workspace_id, *values], fixed=True, name="keys")
     tasks: dict[tuple[int, int], Task] = {}
     if wanted := versions_in([row[3] for row in rows]):
         ids, versions = (
             connection.dialect.among(c, {pair[n] for pair in wanted}) for n, c in enumerate(("entity_id", "version"))
         )
-        sql = f"SELECT task FROM log WHERE workspace_id = ? AND {ids[0]} AND {versions[0]} AND op <> 'remove'"
+        sql = f"SELECT task FROM log WHERE (workspace_id = ?) AND ({ids[0]}) AND ({versions[0]}) AND (op <> 'remove')"
         found = await connection.fetch(sql, [workspace_id, *ids[1], *versions[1]], fixed=True, name="keys")
         tasks = {(task.id, task.version): task for task in (decode(text, Task) for (text,) in found)}
     return [record_of(row, tasks) for row in rows]

@@ -119,11 +119,11 @@ class SqlAccess(AccessService):
                 raise expired()
             # An expired token is worth as little as a revoked one, and lets go of its name.
             await connection.run(
-                "UPDATE tokens SET revoked_at = expires_at WHERE workspace_id = ? AND name = ? AND revoked_at IS NULL "
-                "AND expires_at <= ?",
+                "UPDATE tokens SET revoked_at = expires_at WHERE (workspace_id = ?) AND (name = ?) AND (revoked_at IS NULL) "
+                "AND (expires_at <= ?)",
                 [workspace, new.name, now],
             )
-            sql = "SELECT 1 FROM tokens WHERE workspace_id = ? AND name = ? AND revoked_at IS NULL"
+            sql = "SELECT 1 FROM tokens WHERE (workspace_id = ?) AND (name = ?) AND (revoked_at IS NULL)"
             if await connection.fetch(sql, [workspace, new.name], name="access"):
                 raise taken("token in use called", new.name)
             token = Token(
