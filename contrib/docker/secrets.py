@@ -13,9 +13,9 @@ REDIS = """\
 # The health check may ask whether it lives, and nothing else.
 user default on nopass resetkeys resetchannels -@all +ping
 user taskctl on >{app} ~taskctl:* &taskctl:* -@all +ping +mget +getrange +set +eval +evalsha +script|load +publish +subscribe \
-+unsubscribe +scan +unlink +client|setname +client|setinfo +hello +auth +select
-user exporter on >{exporter} resetkeys -@all +ping +info +client|list +client|setname +client|setinfo +slowlog|get +slowlog|len \
-+latency|latest +latency|histogram +config|get +hello +auth +select +dbsize +cluster|info
++unsubscribe +scan +unlink +client -client|kill -client|pause -client|unpause -client|unblock +hello +auth +select
+user exporter on >{exporter} resetkeys -@all +ping +info +client -client|kill -client|pause -client|unpause -client|unblock \
++slowlog|get +slowlog|len +latency|latest +latency|histogram +config|get +hello +auth +select +dbsize +cluster|info
 protected-mode no
 bind * -::*
 maxmemory 192mb
