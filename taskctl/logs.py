@@ -151,8 +151,8 @@ class Logs:
                 log.warning("the certificate stays as it was", why=why)
             case FeedPolled():
                 self._polled(event)
-            case StatementDone(sql, rows, seconds) if self._debug:
-                log.debug("statement", sql=sql, rows=rows, milliseconds=_milliseconds(seconds))
+            case StatementDone(sql, rows, seconds, _, failed) if self._debug:
+                log.debug("statement", sql=sql, rows=rows, milliseconds=_milliseconds(seconds), failed=failed)
             case BatchCommitted(workspace, changesets, operations, waiting, seconds) if self._debug:
                 numbers = {"changesets": changesets, "operations": operations, "waiting": waiting}
                 log.debug("batch", workspace=workspace, **numbers, milliseconds=_milliseconds(seconds))

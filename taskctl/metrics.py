@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import accumulate
 from threading import Lock
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, get_args
 
 from aioprometheus.collectors import Collector, Counter, Gauge, Histogram, Registry
 from aioprometheus.formats.text import TextFormatter
@@ -34,6 +34,7 @@ from taskctl.observe import (
     Reading,
     RedisDone,
     RequestDone,
+    Statement,
     StatementDone,
     TasksCounted,
 )
@@ -44,6 +45,8 @@ if sys.platform != "win32":
 OPEN_METRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 OTHER: Final = "_OTHER"
 """A method that is not known, and the route of what fits none."""
+API: Final = "/api/v1/"
+"""What the routes of the API have in them, under whatever prefix the application is mounted."""
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"))
 REQUEST_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 QUICK_SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -318,6 +321,7 @@ class Metrics:
         gauge("http_server_active_requests", "Requests that have no answer yet.")
         self._received = histogram("http_server_request_body_size_bytes", "Bodies of requests that were read.", SIZES, *route)
         self._sent = histogram("http_server_response_body_size_bytes", "Bodies of answers.", SIZES, *route)
+        self._failed = counter("taskctl_requests_failed_total", "Requests to the API answered with 5xx.", status)
         self._limited = counter("taskctl_rate_limited_total", "Requests refused by a limit.", "limit")
         self._refused = counter("taskctl_tokens_refused_total", "Tokens shown that are worth nothing.", "reason")
         self._created = counter("taskctl_tokens_created_total", "Tokens made through this server.")
@@ -334,6 +338,8 @@ class Metrics:
         self._up = gauge("taskctl_database_up", "0 while the database is known to be away.")
         statements = "taskctl_database_statement_duration_seconds"
         self._statements = histogram(statements, "Round trips to the database.", QUICK_SECONDS, "statement")
+        failures = "taskctl_database_statement_failures_total"
+        self._statements_failed = counter(failures, "Round trips to the database that failed.", "statement")
         gauge("taskctl_database_connections", "Connections to PostgreSQL.", "pool", "state")
         gauge("taskctl_database_connection_waiters", "Who waits for one.", "pool")
         self._commit = histogram("taskctl_commit_duration_seconds", "Transactions that wrote tasks.", QUICK_SECONDS).cell()
@@ -381,6 +387,7 @@ class Metrics:
             case StatementDone():
                 with self._lock:  # SQLite's threads tell these
                     self._statements.cell(event.name).observe(event.seconds)
+                    self._statements_failed.add_up(event.failed, event.name)
             case BatchCommitted():
                 self._commit.observe(event.seconds)
                 self._changesets.observe(event.changesets)
@@ -410,7 +417,6 @@ class Metrics:
                 self._overdue.numbers[()] = event.overdue
                 self._oldest.numbers[()] = event.oldest_seconds
                 self._counted = time.monotonic()
-                self._age.read = self._since_counted
             case DatabaseAway():
                 self._up.numbers[()] = 0
             case DatabaseBack():
@@ -423,6 +429,8 @@ class Metrics:
         known = self._routes.get
         for method, _, route, status, seconds, request_id, _, _, _, received, sent, _ in self._gathered:
             cell, read, written = known((method, route, status)) or self._route(method, route, status)
+            if status >= 500 and API in route:
+                self._failed.add_up(1, str(status))
             bucket = bisect_left(REQUEST_SECONDS, seconds)
             cell.counts[bucket] += 1
             cell.sum += seconds
@@ -452,8 +460,11 @@ class Metrics:
         self._families[name].read = read
 
     def wanted(self, want: Callable[[], None]) -> None:
-        """Have somebody told of every scrape."""
+        """Have somebody who counts the tasks told of every scrape."""
         self._wanted = want
+        # Before the first count, too: else a count that never succeeds would have no age, and nobody would miss it.
+        self._counted = time.monotonic()
+        self._age.read = self._since_counted
 
     def scrape(self, accept: str) -> tuple[str, bytes]:
         """Return everything in the format that an Accept asks for, and the content type of that."""
@@ -485,6 +496,8 @@ def _nothing() -> None:
 
 
 _KNOWN: Final[Mapping[str, Sequence[str]]] = {
+    "taskctl_requests_failed_total": ("500", "503", "507"),
+    "taskctl_database_statement_failures_total": get_args(Statement),
     "taskctl_rate_limited_total": ("token", "address", "failures"),
     "taskctl_tokens_refused_total": ("malformed", "unknown", "expired", "revoked"),
 }

@@ -83,12 +83,14 @@ class StatementDone(NamedTuple):
     """A statement was run on the database, on `rows` rows or with as many as its answer.
 
     Where several travel together, it is the last one, and the time of all. It may be told by another thread than the caller's.
+    failed: the database refused it, or did not answer.
     """
 
     sql: str
     rows: int
     seconds: float
     name: Statement = "other"
+    failed: bool = False
 
 
 class BatchCommitted(NamedTuple):

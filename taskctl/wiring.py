@@ -178,8 +178,8 @@ async def _cache(
         gauges("taskctl_cache_entries", lambda: len(memory))
         gauges("taskctl_cache_bytes", lambda: memory.bytes)
         gauges("taskctl_feed_followed_workspaces", lambda: feed.workspaces)
-        gauges("taskctl_feed_lease_held", lambda: float(feed.held))
-        if file is None:
+        if file is None:  # a file is looked at when somebody asks, so nothing is missed if the lease is not held before
+            gauges("taskctl_feed_lease_held", lambda: float(feed.held))
             gauges("taskctl_feed_lag_seconds", lambda: feed.lag)
 
         def watch(workspace: str) -> Told:

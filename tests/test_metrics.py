@@ -3,6 +3,7 @@
 import asyncio
 import random
 import re
+import sqlite3
 import string
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -21,10 +22,11 @@ from prometheus_client.parser import text_string_to_metric_families as text_form
 from taskctl import Settings, Unavailable, create_app, open_tasks, wiring
 from taskctl.access import OWNER, new_secret
 from taskctl.metrics import METHODS, OTHER, Metrics
-from taskctl.observe import Audited, DatabaseAway, DatabaseBack, Event, RequestDone, StatementDone, TasksCounted
+from taskctl.observe import Audited, DatabaseAway, DatabaseBack, Event, RequestDone, StatementDone, TasksCounted, ignore
 from taskctl.server.requests import OPENED
+from taskctl.storage import driver
 from taskctl.storage.census import Census
-from taskctl.storage.sqlite import InlineSqlite
+from taskctl.storage.sqlite import Connection, InlineSqlite, drive
 from tests.postgres import database, free_port
 from tests.redis import emptied
 from tests.support import Api, Server, Shell, added, bearing, minted, problem_of, serving
@@ -244,8 +246,8 @@ async def test_nobody_counts_tasks_that_nobody_asks_for(tmp_path: Path) -> None:
 
     async with open_tasks(f"sqlite:///{tmp_path}/tasks.db") as tasks:
         await tasks.ready()
-    driver = InlineSqlite(wiring._file(f"sqlite:///{tmp_path}/tasks.db", Settings(), observe))
-    census = Census(driver, observe)
+    inline = InlineSqlite(wiring._file(f"sqlite:///{tmp_path}/tasks.db", Settings(), observe))
+    census = Census(inline, observe)
     async with census.counting():
         for _ in range(10):
             await asyncio.sleep(0)
@@ -257,7 +259,7 @@ async def test_nobody_counts_tasks_that_nobody_asks_for(tmp_path: Path) -> None:
             await asyncio.sleep(0)
         assert sum(isinstance(event, StatementDone) for event in events) == 1
     assert events[-1] == TasksCounted(dict.fromkeys(("todo", "in_progress", "done", "cancelled"), 0), 0, 0.0)
-    await driver.close()
+    await inline.close()
 
 
 async def test_tokens_and_limits_are_counted(tmp_path: Path) -> None:
@@ -317,6 +319,77 @@ def test_a_database_that_is_away_is_not_up() -> None:
         if event is not None:
             metrics.observe(event)
         assert told(samples(read_back(text_format, metrics.scrape("")[1])), "taskctl_database_up") == up
+
+
+def test_failures_of_the_api_begin_at_0_and_those_of_callers_and_probes_are_none() -> None:
+    metrics = Metrics("1")
+    name = "taskctl_requests_failed_total"
+    statuses = ("500", "503", "507")
+
+    def failures() -> list[float]:
+        found = samples(read_back(text_format, metrics.scrape("")[1]))
+        return [found[name, (("http_response_status_code", status),)] for status in statuses]
+
+    assert failures() == [0, 0, 0]
+    for route, status in ((TASKS, 507), (f"/prefix{TASKS}/{{id}}", 507), (TASKS, 503), (TASKS, 422), ("/readyz", 503), ("", 501)):
+        metrics.observe(RequestDone("POST", "", route, status, 0.1, "id"))
+    assert failures() == [0, 1, 2]
+
+
+async def test_statements_that_fail_are_counted_with_their_time() -> None:
+    metrics = Metrics("1")
+    settings = Settings(database_timeout=1)
+    with database() as url:
+        async with wiring._open_database(url, settings, "w", None, "api", metrics.observe, checked=False, cached=False) as (
+            _,
+            opened,
+        ):
+            with pytest.raises(Unavailable, match="has not done a statement within 1 s"):
+                await opened.fetch("SELECT pg_sleep(3)", name="list")
+            found = samples(read_back(text_format, metrics.scrape("")[1]))
+    assert told(found, "taskctl_database_statement_failures_total", statement="list") == 1
+    assert found["taskctl_database_statement_failures_total", (("statement", "write"),)] == 0
+    duration = "taskctl_database_statement_duration_seconds"
+    assert told(found, f"{duration}_count", statement="list") == 1
+    assert 0.9 < told(found, f"{duration}_sum", statement="list") < 3
+
+
+def test_statements_that_fail_on_a_file_are_counted_too(tmp_path: Path) -> None:
+    events: list[Event] = []
+    connection = Connection(sqlite3.connect(tmp_path / "new.db"), events.append)
+    with pytest.raises(sqlite3.OperationalError):
+        connection.execute("SELECT * FROM nothing", (), "list")
+    with pytest.raises(sqlite3.OperationalError):
+        drive(connection.delete("nothing", ("id",), [(1,)]))
+    connection.raw.close()
+    assert [(event.name, event.failed) for event in events if isinstance(event, StatementDone)] == [
+        ("list", True),
+        ("write", True),
+    ]
+
+
+async def test_a_count_may_take_longer_than_a_request() -> None:
+    async def slow(connection: driver.Connection) -> list[driver.Row]:
+        await connection.allow(10)
+        return await connection.fetch("SELECT 1 FROM pg_sleep(2.5)")
+
+    settings = Settings(database_timeout=1)
+    with database() as url:
+        async with wiring._open_database(url, settings, "w", None, "api", ignore, checked=False, cached=False) as (_, opened):
+            assert await opened.read(slow) == [(1,)]
+            with pytest.raises(Unavailable, match="has not done a statement within 1 s"):  # the next one may not
+                await opened.fetch("SELECT pg_sleep(2.5)")
+
+
+async def test_the_count_of_tasks_has_an_age_before_it_ever_succeeds(tmp_path: Path) -> None:
+    async with served(tmp_path) as api:
+        assert ("taskctl_tasks_age_seconds", ()) in await numbers(api)
+
+
+async def test_a_file_has_no_lease_that_could_be_lost(tmp_path: Path) -> None:
+    async with served(tmp_path) as api:
+        await added(api)
+        assert {name for name, _ in await numbers(api)} & {"taskctl_feed_lease_held", "taskctl_feed_lag_seconds"} == set()
 
 
 def test_a_token_of_which_nobody_knows_whether_it_was_made_is_not_counted() -> None:

@@ -213,8 +213,8 @@ def _user() -> str | None:
 
 def _tell(event: Event) -> None:
     match event:
-        case StatementDone(sql, rows, seconds):
-            tell(f"{seconds * 1000:8.2f} ms {rows:6} rows  {sql}")
+        case StatementDone(sql, rows, seconds, _, failed):
+            tell(f"{seconds * 1000:8.2f} ms {'     failed' if failed else f'{rows:6} rows'}  {sql}")
         case Exchanged(method, url, status, seconds, request_id, token_from):
             token = f"token from {token_from}" if token_from else "no token"
             tell(f"{seconds * 1000:8.2f} ms  {method} {url}  {status or 'no answer'}  request {request_id or '-'}, {token}")

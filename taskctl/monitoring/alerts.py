@@ -57,7 +57,7 @@ TASKCTL: Final = (
     ),
     Alert(
         "TaskctlStorageFull",
-        'sum by (job) (increase(http_server_request_duration_seconds_count{job="taskctl",http_response_status_code="507"}[10m])) > 0',
+        'sum by (job) (increase(taskctl_requests_failed_total{job="taskctl",http_response_status_code="507"}[10m])) > 0',
         "1m",
         "critical",
         "The database has no space left",

@@ -37,6 +37,15 @@ INTERNALS: Final = Dashboard(
                     "ops",
                     [Query(total("taskctl_database_statement_duration_seconds_count", "statement"), "{{statement}}")],
                     stacked=True,
+                    width=4,
+                ),
+                Panel(
+                    "Statements that fail",
+                    "Round trips a second that the database refused, or did not answer in time. None is usual.",
+                    "ops",
+                    [Query(total("taskctl_database_statement_failures_total", "statement"), "{{statement}}")],
+                    limits=(0.01, 1),
+                    width=4,
                 ),
                 Panel(
                     "Time of statements",
@@ -173,6 +182,7 @@ INTERNALS: Final = Dashboard(
                     "Which part of the time that was so, on average over five minutes.",
                     "percentunit",
                     [Query(f"min by (instance) (avg_over_time(taskctl_feed_lease_held{{{OURS}}}[5m]))", "{{instance}}")],
+                    nothing="none on SQLite",
                     high=1,
                     limits=(0.8, 0.5),
                 ),

@@ -8,7 +8,7 @@ RUNBOOK: Final = "docs/runbook.md"
 """Where people read what an alert means; the name of an alert, in small letters, is an anchor there."""
 
 Severity: TypeAlias = Literal["critical", "warning"]
-"""critical: somebody has to look now, for users notice it. warning: on the next working day."""
+"""critical: somebody should look now, for users notice it. warning: on the next working day. An Alertmanager tells them."""
 
 
 class Record(NamedTuple):

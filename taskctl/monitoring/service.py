@@ -130,7 +130,7 @@ SERVICE: Final = Dashboard(
                     "Answers 5xx a second: a fault of the server, or of what it needs. 503 is the database away or too much at once, 507 a full disk.",
                     "reqps",
                     [
-                        Query(f"{total(f'{SECONDS}_count', more=_FAILED)}\nor 0 * {total(f'{SECONDS}_count')}", "all"),
+                        Query(total("taskctl_requests_failed_total"), "all of the API"),
                         Query(
                             total(f"{SECONDS}_count", f"{_BY_ROUTE}, http_response_status_code", _FAILED),
                             _ROUTE + " {{http_response_status_code}}",

@@ -14,7 +14,7 @@ from taskctl.fields import OPEN, STATUSES
 from taskctl.filters import zone_of
 from taskctl.observe import Observer, TasksCounted
 from taskctl.storage import where
-from taskctl.storage.driver import Driver
+from taskctl.storage.driver import Connection, Driver, Row
 
 COUNTED_SECONDS: Final = 15.0
 """Between two counts, at least."""
@@ -22,6 +22,8 @@ SHARE: Final = 20
 """A count that takes long is followed by a pause of so many times that."""
 WANTED_SECONDS: Final = 300.0
 """For so long it goes on after somebody wanted to know."""
+ALLOWED_SECONDS: Final = 60.0
+"""A count may take so long; nobody waits for it, as for an answer, and in a large database no `database_timeout` would do."""
 
 _log = logging.getLogger("taskctl.storage")
 
@@ -70,7 +72,7 @@ class Census:
                 self._wanted.clear()
 
     async def count(self) -> TasksCounted:
-        """Return the counts of now, in one statement. Raises what the database says instead."""
+        """Return the counts of now, in one statement. Raises what the database says instead, also after ALLOWED_SECONDS."""
         now = datetime.now(UTC)
         context = where.Context(self._driver.dialect, "", zone_of("UTC"), now)
         overdue, params = where.condition(Overdue(), context)
@@ -82,6 +84,11 @@ class Census:
         columns = [f"sum({each('count(*)', f'status = {rank}')})" for rank in range(len(STATUSES))]
         columns += [f"sum({each('count(*)', overdue)})", f"min({each('min(created_at)', are_open)})"]
         sql = f"SELECT {', '.join(columns)} FROM workspaces"
-        [(*counts, late, oldest)] = await self._driver.fetch(sql, params, name="census")
+
+        async def ask(connection: Connection) -> list[Row]:
+            await connection.allow(ALLOWED_SECONDS)
+            return await connection.fetch(sql, params, name="census")
+
+        [(*counts, late, oldest)] = await self._driver.read(ask)
         age = 0.0 if oldest is None else max(0.0, now.timestamp() - oldest / 1_000_000)
         return TasksCounted(dict(zip(STATUSES, map(int, counts), strict=True)), int(late), age)

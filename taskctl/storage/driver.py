@@ -52,6 +52,9 @@ class Connection(Protocol):
     async def run(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> None:
         """Run a statement that has no rows to return."""
 
+    async def allow(self, seconds: float) -> None:
+        """Let each statement of this transaction take so long, where there is a limit."""
+
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Add rows to a table."""
 

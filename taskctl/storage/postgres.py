@@ -202,6 +202,8 @@ class Session:
         self._unsent: list[bytes] = []
         self._if_taken = ""
         self._broken = False
+        self.allowed = postgres.timeout
+        """Seconds that a statement may take."""
 
     @property
     def usable(self) -> bool:
@@ -217,6 +219,10 @@ class Session:
 
     async def run(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> None:
         self._add(sql + self._if_taken, params, fixed=fixed)
+
+    async def allow(self, seconds: float) -> None:
+        self.allowed = seconds
+        self._add(f"SET LOCAL statement_timeout = {round(seconds * 1000)}", (), fixed=False)
 
     async def take(self, workspace: str, expected: Head) -> None:
         # Not by an error: the server would write the whole message, and with it everybody's tasks, into its log of errors.
@@ -254,6 +260,8 @@ class Session:
                 self._unsent.append(b"ROLLBACK")
                 await self._send("ROLLBACK", "other")
             raise
+        finally:
+            self.allowed = self._postgres.timeout
         writes = bool(self._unsent)
         self._unsent.append(b"COMMIT")
         if self._if_taken:
@@ -305,6 +313,7 @@ class Session:
             self._broken = True  # also because what was to be prepared may not be
             answered = not self._connection.closed
             if isinstance(e, psycopg2.Error):
+                self._postgres.observer(StatementDone(sql, 0, time.perf_counter() - started, name, failed=True))
                 raise self._postgres.told(e, closed=not answered) from e
             raise
         finally:
@@ -342,7 +351,7 @@ class Postgres:
     def __init__(self, place: Place, *, readers: int, writers: int, timeout: float, observer: Observer) -> None:
         self.place = place
         self.observer = observer
-        self._timeout = timeout
+        self.timeout = timeout
         self._readers: Pool[Session] = Pool(self._connect, self._known, self._silent, size=readers)
         self._writers: Pool[Session] = Pool(self._connect, self._known, self._silent, size=writers)
         self._last: dict[str, str] | None = None
@@ -400,8 +409,8 @@ class Postgres:
 
     def _lent(self, pool: Pool[Session]) -> AbstractAsyncContextManager[Session]:
         # Before the first time nobody knows how long it takes; the attempt itself comes to an end.
-        first = max(FIRST_SECONDS, min(8 * self._took, self._timeout)) if self._last else NEVER_SECONDS
-        return pool.connection(first=first, next=self._timeout)
+        first = max(FIRST_SECONDS, min(8 * self._took, self.timeout)) if self._last else NEVER_SECONDS
+        return pool.connection(first=first, next=self.timeout)
 
     async def _retried(self, once: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -442,7 +451,7 @@ class Postgres:
 
     async def _session(self, target: dict[str, str]) -> Session:
         try:
-            async with asyncio.timeout(float(target.get("connect_timeout", "0")) or self._timeout):
+            async with asyncio.timeout(float(target.get("connect_timeout", "0")) or self.timeout):
                 connection = _Connection(target)
                 await connection
         except TimeoutError as e:
@@ -456,7 +465,7 @@ class Postgres:
             cursor = await connection.cursor()
             session = Session(self, connection, cursor)
             revision = None
-            limits = {"milliseconds": round(self._timeout * 1000), "lock_milliseconds": round(self._timeout * 800)}
+            limits = {"milliseconds": round(self.timeout * 1000), "lock_milliseconds": round(self.timeout * 800)}
             [(encoding,)] = await session.fetch(_SETTINGS.format(**limits) + "SHOW server_encoding", name="session")
             if encoding == "UTF8":
                 with suppress(TableMissing):
@@ -503,7 +512,7 @@ class Postgres:
             return
         loop = asyncio.get_running_loop()
         for session, begun in list(self._running.items()):
-            if loop.time() - begun > self._timeout + GRACE_SECONDS:
+            if loop.time() - begun > session.allowed + GRACE_SECONDS:
                 session.close()
         silent = loop.time() - max(self._heard, min(self._running.values()))
         if silent < SILENCE_SECONDS - 0.01:
@@ -516,7 +525,7 @@ class Postgres:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            async with asyncio.timeout(max(PROBE_SECONDS, min(4 * self._took, self._timeout))):
+            async with asyncio.timeout(max(PROBE_SECONDS, min(4 * self._took, self.timeout))):
                 (await self._connect()).close()
         except (Refused, SchemaOutdated):
             pass  # it does not let us in, but it is there to say so
@@ -586,7 +595,7 @@ class Postgres:
             case errors.LockNotAvailable():
                 return Unavailable("somebody else has kept what is needed locked for too long")
             case errors.QueryCanceled():
-                return Unavailable(f"the database {shown} has not done a statement within {self._timeout:g} s")
+                return Unavailable(f"the database {shown} has not done a statement within {self.timeout:g} s")
             case errors.DiskFull():
                 return StorageFull(f"the disk under the database {shown} is full")
             case errors.ReadOnlySqlTransaction() | errors.FeatureNotSupported():  # the latter of a standby

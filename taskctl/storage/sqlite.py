@@ -219,13 +219,21 @@ class Connection:
     def execute(self, sql: str, params: Sequence[Any], name: Statement) -> list[Row]:
         """Run a statement and return its rows."""
         started = time.perf_counter()
-        rows = self.raw.execute(sql, params).fetchall()
+        try:
+            rows = self.raw.execute(sql, params).fetchall()
+        except sqlite3.Error:
+            self.observer(StatementDone(sql, 0, time.perf_counter() - started, name, failed=True))
+            raise
         self.observer(StatementDone(sql, len(rows), time.perf_counter() - started, name))
         return rows
 
     def _many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         started = time.perf_counter()
-        self.raw.executemany(sql, rows)
+        try:
+            self.raw.executemany(sql, rows)
+        except sqlite3.Error:
+            self.observer(StatementDone(sql, 0, time.perf_counter() - started, "write", failed=True))
+            raise
         self.observer(StatementDone(sql, len(rows), time.perf_counter() - started, "write"))
 
     async def fetch(
@@ -240,6 +248,9 @@ class Connection:
 
     async def run(self, sql: str, params: Sequence[Any] = (), *, fixed: bool = False) -> None:  # noqa: ARG002
         self.execute(sql, params, "write")
+
+    async def allow(self, seconds: float) -> None:
+        pass  # a statement takes as long as it takes
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self._many(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", rows)

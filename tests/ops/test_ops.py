@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from taskctl.monitoring import dashboards
 from taskctl.monitoring.alerts import FILES
 from taskctl.monitoring.rules import Alert
-from tests.ops.lab import PROMETHEUS, Lab, lab, missing
+from tests.ops.lab import PROMETHEUS, ROOT, Lab, lab, missing
 
 pytestmark = [pytest.mark.ops, pytest.mark.timeout(300)]
 
@@ -30,6 +31,8 @@ RULES = [rule for groups in FILES.values() for group in groups for rule in group
 
 IN_TROUBLE = {"service.json: Failures by route B"}
 """Queries that have no data while all is well: a 5xx has no series before the first one."""
+QUIET = {"service.json: Alerts A"}
+"""Queries that are 0 while all is well."""
 NEWER = {
     # PostgreSQL 17 and postgres_exporter 0.13; the query says `or`.
     "pg_stat_checkpointer_num_timed_total",
@@ -88,12 +91,44 @@ def test_alerts_fire_when_they_should_and_only_then(file: Path) -> None:
     assert "SUCCESS" in promtool("test", "rules", file)
 
 
+def checked(program: str, *arguments: str | Path) -> None:
+    ran = subprocess.run(
+        [Path(sys.executable).parent / program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_the_compose_file_is_one() -> None:
+    checked("check-jsonschema", "--builtin-schema", "vendor.compose-spec", ROOT / "compose.yaml")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "contrib/docker").glob("*Dockerfile")), ids=lambda file: file.name)
+def test_images_are_built_as_they_should_be(file: Path) -> None:
+    checked("hadolint", file)
+
+
 # ------------------------------------------------------------------------------------------------------------- all together
 
 
 def test_every_panel_has_data(running: Lab) -> None:
     empty = [name for name, expr in QUERIES if not running.prometheus.samples(asked(expr))]
     assert set(empty) == IN_TROUBLE
+
+
+def test_panels_show_more_than_what_they_say_if_there_is_nothing(running: Lab) -> None:
+    """A query with a wrong label would be 0 where it says `or`, and have data all the same."""
+    replaced = [(name, expr) for name, expr in QUERIES if re.search(r"\bor (0 \*|vector)", expr)]
+    zero = {
+        name
+        for name, expr in replaced
+        if not any(float(each["value"][1]) > 0 for each in running.prometheus.samples(asked(expr)))
+    }
+    assert len(replaced) > len(zero)
+    assert zero == QUIET
 
 
 def test_every_rule_is_worked_out_and_a_healthy_system_is_quiet(running: Lab) -> None:
