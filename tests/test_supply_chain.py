@@ -44,8 +44,9 @@ def test_each_line_is_one_version_with_hashes() -> None:
 
 
 def test_it_names_no_registry_and_no_machine() -> None:
-    text = LOCK.read_text("utf-8")
-    assert not re.search(r"://|^-|index-url|trusted-host|find-links|pypi\b|/(home|root|tmp|opt|work|usr)/|@ ", text, re.MULTILINE)
+    names = r"://|^-|index-url|trusted-host|find-links|\b[\w-]+\.(?:org|com|net|io|dev)\b|/(home|root|tmp|opt|work|usr)/|@ "
+    for lock in (LOCK, LOCK.with_name("requirements-build.txt")):
+        assert not re.search(names, lock.read_text("utf-8"), re.MULTILINE), lock.name
 
 
 def test_it_has_what_pyproject_asks_for_and_what_that_asks_for() -> None:
