@@ -15,7 +15,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as text_format
 
 from taskctl.access import new_secret
-from taskctl.metrics import METHODS, Metrics, OpenMetrics, Text, _Counter, _Gauge, _Histogram, wants_open_metrics
+from taskctl.metrics import METHODS, Metrics
+from taskctl.metrics.exposition import OpenMetrics, PlainCounter, PlainGauge, PlainHistogram, Text, wants_open_metrics
 from taskctl.observe import RequestDone
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -46,9 +47,9 @@ def read_back(parse: Any, body: bytes) -> list[Any]:
 @given(values=st.lists(st.one_of(st.sampled_from(HOSTILE), st.text()), min_size=1, unique=True), doc=st.text())
 def test_whatever_stands_in_a_label_or_a_help_is_read_back(format: Any, parse: Any, values: list[str], doc: str) -> None:
     registry = Registry()
-    counter = _Counter(registry, "a_total", doc, "x", "y")
-    gauge = _Gauge(registry, "b", doc, "x", "y")
-    histogram = _Histogram(registry, "c", doc, (0.5, 2.0), "x", "y")
+    counter = PlainCounter(registry, "a_total", doc, "x", "y")
+    gauge = PlainGauge(registry, "b", doc, "x", "y")
+    histogram = PlainHistogram(registry, "c", doc, (0.5, 2.0), "x", "y")
     for number, value in enumerate(values):
         counter.add_up(number, value, "y")
         gauge.numbers["x", value] = number
@@ -70,7 +71,7 @@ def test_whatever_stands_in_a_label_or_a_help_is_read_back(format: Any, parse: A
 @pytest.mark.parametrize(("format", "parse"), PARSERS)
 def test_half_of_a_character_breaks_nothing(format: Any, parse: Any) -> None:
     registry = Registry()
-    _Counter(registry, "a_total", "A.", "x").add_up(1, "\ud800")
+    PlainCounter(registry, "a_total", "A.", "x").add_up(1, "\ud800")
     assert samples(parse(format().marshall(registry).decode())) == {("a_total", (("x", "?"),)): 1}
 
 
@@ -78,7 +79,7 @@ def test_half_of_a_character_breaks_nothing(format: Any, parse: Any) -> None:
 @given(observed=st.lists(st.floats(0, 1e300)))
 def test_a_histogram_counts_what_is_at_most_a_bound(format: Any, parse: Any, observed: list[float]) -> None:
     registry = Registry()
-    cell = _Histogram(registry, "h", "H.", (0.1, 1.0, 1e6)).cell()
+    cell = PlainHistogram(registry, "h", "H.", (0.1, 1.0, 1e6)).cell()
     for value in observed:
         cell.observe(value)
     found = samples(parse(format().marshall(registry).decode()))
@@ -180,8 +181,8 @@ def promtool(body: bytes) -> None:
 
 def test_promtool_finds_nothing_wrong_with_hostile_values() -> None:
     registry = Registry()
-    counter = _Counter(registry, "things_total", 'Things, "quoted" \\ and\nbroken.', "x")
-    histogram = _Histogram(registry, "durations_seconds", "Durations.", (0.5, 2.0), "x")
+    counter = PlainCounter(registry, "things_total", 'Things, "quoted" \\ and\nbroken.', "x")
+    histogram = PlainHistogram(registry, "durations_seconds", "Durations.", (0.5, 2.0), "x")
     for value in HOSTILE:
         counter.add_up(1, value)
         histogram.cell(value).observe(1.0)

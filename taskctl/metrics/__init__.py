@@ -1,28 +1,25 @@
-"""What happens, for Prometheus: one `match` over the events of `taskctl.observe`. docs/metrics.md lists what it tells.
-
-aioprometheus keeps the collectors, their names and kinds. What it lacks is here: it escapes nothing, knows neither OpenMetrics
-nor exemplars, and takes microseconds for each number. So on the path of a request there are plain numbers and a bisect, the
-collectors are asked only when somebody scrapes, and the two formats are written here.
-"""
+"""What happens, for Prometheus: one `match` over the events of `taskctl.observe`. docs/metrics.md lists what it tells."""
 
 import asyncio
-import gc
-import os
 import platform
-import re
-import sys
 import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from itertools import accumulate
 from threading import Lock
-from typing import Any, Final, NamedTuple, TypeAlias, get_args
+from typing import Final, NamedTuple, get_args
 
-from aioprometheus.collectors import Collector, Counter, Gauge, Histogram, Registry
-from aioprometheus.formats.text import TextFormatter
-
-from taskctl.access import redacted
+from taskctl.metrics.exposition import (
+    Cell,
+    OpenMetrics,
+    PlainCounter,
+    PlainGauge,
+    PlainHistogram,
+    Registry,
+    Text,
+    wants_open_metrics,
+)
+from taskctl.metrics.process import add_process
 from taskctl.observe import (
     Audited,
     BatchCommitted,
@@ -39,10 +36,6 @@ from taskctl.observe import (
     TasksCounted,
 )
 
-if sys.platform != "win32":
-    import resource
-
-OPEN_METRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 OTHER: Final = "_OTHER"
 """A method that is not known, and the route of what fits none."""
 API: Final = "/api/v1/"
@@ -58,234 +51,14 @@ LAG_EVERY: Final = 0.25
 GATHERED: Final = 64
 """Requests that are counted at once: one by one, each would find the processor's caches full of other things, and take thrice the
 time."""
-EXEMPLAR_MAX: Final = 128
-"""Characters that the labels of an exemplar may have, names and values together."""
-
-_Key: TypeAlias = tuple[str, ...]
-_Exemplar: TypeAlias = tuple[str, float]
-"""The id of a request, and how long it took."""
-
-
-# ---------------------------------------------------------------------------------------------------------- the collectors
-
-
-class _Counter(Counter):
-    """A counter whose numbers are plain, by the values of its labels; or are read when somebody scrapes."""
-
-    def __init__(self, registry: Registry, name: str, doc: str, *labels: str) -> None:
-        super().__init__(name, doc, registry=registry)
-        self.labels = labels
-        self.numbers: dict[_Key, float] = {}
-        self.read: Callable[[], Reading] | None = None
-
-    def add_up(self, amount: float = 1, *key: str) -> None:
-        """Add an amount."""
-        self.numbers[key] = self.numbers.get(key, 0) + amount
-
-    def get_all(self) -> list[tuple[dict[str, str], Any]]:
-        return _read(self)
-
-
-class _Gauge(Gauge):
-    """A gauge in the same way."""
-
-    def __init__(self, registry: Registry, name: str, doc: str, *labels: str) -> None:
-        super().__init__(name, doc, registry=registry)
-        self.labels = labels
-        self.numbers: dict[_Key, float] = {}
-        self.read: Callable[[], Reading] | None = None
-
-    def get_all(self) -> list[tuple[dict[str, str], Any]]:
-        return _read(self)
-
-
-def _read(of: _Counter | _Gauge) -> list[tuple[dict[str, str], Any]]:
-    numbers: Mapping[_Key, float] = of.numbers
-    if of.read is not None:
-        reading = of.read()
-        numbers = reading if isinstance(reading, Mapping) else {(): reading}
-    return [(dict(zip(of.labels, key, strict=True)), number) for key, number in numbers.items()]
-
-
-class _Cell:
-    """What was observed for one set of labels.
-
-    counts: how much fell into each bucket, not into those below it. exemplars: the last one in each.
-    """
-
-    __slots__ = ("bounds", "counts", "exemplars", "sum")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-        self.exemplars: list[_Exemplar | None] = [None] * len(self.counts)
-
-    def observe(self, value: float) -> None:
-        """Observe a value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-
-class _Histogram(Histogram):
-    """A histogram in the same way."""
-
-    def __init__(self, registry: Registry, name: str, doc: str, bounds: Sequence[float], *labels: str) -> None:
-        super().__init__(name, doc, registry=registry, buckets=bounds)
-        self.labels = labels
-        self.cells: dict[_Key, _Cell] = {}
-
-    def cell(self, *key: str) -> _Cell:
-        """Return what is known of these values of the labels."""
-        cell = self.cells.get(key)
-        if cell is None:
-            cell = self.cells[key] = _Cell(self.upper_bounds)
-        return cell
-
-    def get_all(self) -> list[tuple[dict[str, str], Any]]:
-        found: list[tuple[dict[str, str], Any]] = []
-        for key, cell in self._used():
-            counts = list(accumulate(cell.counts))
-            value: dict[float | str, float] = dict(zip((*cell.bounds, float("inf")), counts, strict=True))
-            found.append((dict(zip(self.labels, key, strict=True)), {**value, "count": counts[-1], "sum": cell.sum}))
-        return found
-
-    def _used(self) -> list[tuple[_Key, _Cell]]:
-        """Return what is told: without labels always, so that it begins at 0."""
-        return [(key, cell) for key, cell in list(self.cells.items()) if not key or any(cell.counts)]
-
-    def exemplars(self) -> list[list[_Exemplar | None]]:
-        """Return those of each of `get_all`, bucket by bucket."""
-        return [list(cell.exemplars) for _, cell in self._used()]
-
-
-# ------------------------------------------------------------------------------------------------------------- the formats
-
-
-class Text(TextFormatter):
-    """The text format 0.0.4, with what may stand in a label or a help escaped."""
-
-    def marshall_lines(self, collector: Collector) -> list[str]:
-        """Return the lines of a collector, none if there is nothing in it."""
-        found: list[tuple[dict[str, str], Any]] = collector.get_all()
-        if not found:
-            return []
-        family = self._family(collector)
-        lines = [f"# HELP {family} {self._help(collector.doc)}", f"# TYPE {family} {collector.kind.name}"]
-        name = collector.name
-        if not isinstance(collector, Histogram):
-            return [*lines, *(f"{name}{_braced(_told(labels))} {_number(value)}" for labels, value in found)]
-        marks = self._exemplars(collector, len(found))
-        for (labels, value), exemplars in zip(found, marks, strict=False):
-            told = _told(labels)
-            before = f"{told}," if told else ""
-            bounds = [bound for bound in value if isinstance(bound, float)]
-            lines += [
-                f'{name}_bucket{{{before}le="{_number(bound)}"}} {value[bound]}{mark}'
-                for bound, mark in zip(bounds, exemplars, strict=False)
-            ]
-            lines += [f"{name}_{part}{_braced(told)} {_number(value[part])}" for part in ("count", "sum")]
-        return lines
-
-    def marshall(self, registry: Registry) -> bytes:
-        """Return all collectors of a registry, each with its lines."""
-        return "".join(f"{line}\n" for collector in registry.get_all() for line in self.marshall_lines(collector)).encode()
-
-    def _family(self, collector: Collector) -> str:
-        return collector.name
-
-    def _help(self, text: str) -> str:
-        return text.replace("\\", "\\\\").replace("\n", "\\n")
-
-    def _exemplars(self, collector: Histogram, count: int) -> Sequence[Sequence[str]]:
-        return [[""] * (len(collector.upper_bounds) + 1)] * count
-
-
-class OpenMetrics(Text):
-    """OpenMetrics 1.0: counters lose their `_total` where they are named, buckets have exemplars, and the end is told."""
-
-    def get_headers(self) -> dict[str, str]:
-        """Return the header that says which format this is."""
-        return {"Content-Type": OPEN_METRICS}
-
-    def marshall(self, registry: Registry) -> bytes:
-        """Return all collectors of a registry, and that there are no more."""
-        return super().marshall(registry) + b"# EOF\n"
-
-    def _family(self, collector: Collector) -> str:
-        return collector.name.removesuffix("_total") if isinstance(collector, Counter) else collector.name
-
-    def _help(self, text: str) -> str:
-        return _escaped(text)
-
-    def _exemplars(self, collector: Histogram, count: int) -> Sequence[Sequence[str]]:
-        if not isinstance(collector, _Histogram):
-            return super()._exemplars(collector, count)
-        return [[_mark(one) for one in exemplars] for exemplars in collector.exemplars()]
-
-
-def _mark(exemplar: _Exemplar | None) -> str:
-    if exemplar is None:
-        return ""
-    request_id, value = exemplar
-    name = "request_id"
-    # Whoever asks may choose it: it may be long, or what should be in no log.
-    if len(name) + len(request_id) > EXEMPLAR_MAX or redacted(request_id) != request_id:
-        return ""
-    return f' # {{{name}="{_escaped(request_id)}"}} {_number(value)}'
-
-
-def _told(labels: Mapping[str, str]) -> str:
-    return ",".join([f'{name}="{_escaped(value)}"' for name, value in labels.items()])
-
-
-def _braced(told: str) -> str:
-    return f"{{{told}}}" if told else ""
-
-
-def _escaped(value: str) -> str:
-    if _PLAIN.fullmatch(value):  # as nearly always
-        return value
-    value = value.encode("utf-8", "replace").decode()  # half of a surrogate pair is no text
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-
-
-_PLAIN: Final = re.compile(r"[ !#-\[\]-~]*")
-
-
-def _number(value: float) -> str:
-    if value == float("inf"):
-        return "+Inf"
-    return repr(value)
-
-
-def wants_open_metrics(accept: str) -> bool:
-    """Return whether an Accept asks for OpenMetrics 1.0 at least as much as for the text format."""
-    wanted = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
-    for part in accept.split(","):
-        media, *params = (one.strip() for one in part.split(";"))
-        given = {name.strip().lower(): value.strip().strip('"') for name, _, value in (one.partition("=") for one in params)}
-        try:
-            weight = float(given.get("q", "1"))
-        except ValueError:
-            continue
-        if media.lower() == "application/openmetrics-text" and given.get("version", "1.0.0") != "1.0.0":
-            continue
-        media = "text/plain" if media in ("*/*", "text/*") else media.lower()
-        if media in wanted:
-            wanted[media] = max(wanted[media], weight)
-    return 0 < wanted["application/openmetrics-text"] >= wanted["text/plain"]
-
-
-# ------------------------------------------------------------------------------------------------------------- the metrics
 
 
 class _Route(NamedTuple):
     """The histograms of one method, route and status."""
 
-    seconds: _Cell
-    received: _Cell
-    sent: _Cell
+    seconds: Cell
+    received: Cell
+    sent: Cell
 
 
 class Metrics:
@@ -296,23 +69,23 @@ class Metrics:
 
     def __init__(self, version: str) -> None:
         self._registry = registry = Registry()
-        self._families: dict[str, _Counter | _Gauge] = {}
+        self._families: dict[str, PlainCounter | PlainGauge] = {}
         self._lock = Lock()
         self._gathered: list[RequestDone] = []
         self._routes: dict[tuple[str, str, int], _Route] = {}
         self._counted = 0.0
         self._wanted: Callable[[], None] = _nothing
 
-        def counter(name: str, doc: str, *labels: str) -> _Counter:
-            family = self._families[name] = _Counter(registry, name, doc, *labels)
+        def counter(name: str, doc: str, *labels: str) -> PlainCounter:
+            family = self._families[name] = PlainCounter(registry, name, doc, *labels)
             return family
 
-        def gauge(name: str, doc: str, *labels: str) -> _Gauge:
-            family = self._families[name] = _Gauge(registry, name, doc, *labels)
+        def gauge(name: str, doc: str, *labels: str) -> PlainGauge:
+            family = self._families[name] = PlainGauge(registry, name, doc, *labels)
             return family
 
-        def histogram(name: str, doc: str, bounds: Sequence[float], *labels: str) -> _Histogram:
-            return _Histogram(registry, name, doc, bounds, *labels)
+        def histogram(name: str, doc: str, bounds: Sequence[float], *labels: str) -> PlainHistogram:
+            return PlainHistogram(registry, name, doc, bounds, *labels)
 
         route = "http_request_method", "http_route"
         seconds = "http_server_request_duration_seconds"
@@ -366,7 +139,7 @@ class Metrics:
         build = gauge("taskctl_build_info", "Which taskctl this is.", "version", "python")
         build.numbers[version, platform.python_version()] = 1
         self._lag = histogram("taskctl_event_loop_lag_seconds", "By how much a timer was late.", LAG_SECONDS).cell()
-        _add_process(counter, gauge)
+        add_process(counter, gauge)
 
         # What has a few known values begins at 0: a rate needs two numbers.
         for family, values in _KNOWN.items():
@@ -511,53 +284,3 @@ _FROM_NOTHING: Final = (
     "taskctl_feed_entries_total",
     "taskctl_feed_behind_entries",
 )
-
-
-# ------------------------------------------------------------------------------------------------------------- the process
-
-
-def _add_process(counter: Callable[..., _Counter], gauge: Callable[..., _Gauge]) -> None:
-    """Add what all programs tell of their process and their Python."""
-
-    def collected(what: str) -> Callable[[], Reading]:
-        return lambda: {(str(number),): generation[what] for number, generation in enumerate(gc.get_stats())}
-
-    counter("process_cpu_seconds_total", "Processor time, of user and system.").read = time.process_time
-    for name, what, doc in _COLLECTED:
-        counter(name, doc, "generation").read = collected(what)
-    if sys.platform != "win32":
-        gauge("process_max_fds", "How many files and connections there may be.").read = _files_max
-    if sys.platform == "linux":
-        page = os.sysconf("SC_PAGE_SIZE")
-        gauge("process_resident_memory_bytes", "Memory.").read = lambda: int(_stat()[21]) * page
-        gauge("process_virtual_memory_bytes", "Address space.").read = lambda: int(_stat()[20])
-        gauge("process_open_fds", "Open files and connections.").read = _files
-        started = _started()
-        gauge("process_start_time_seconds", "When it started, since 1970.").read = lambda: started
-
-
-_COLLECTED: Final = (
-    ("python_gc_collections_total", "collections", "Runs of the garbage collector."),
-    ("python_gc_objects_collected_total", "collected", "Objects that it freed."),
-    ("python_gc_objects_uncollectable_total", "uncollectable", "Objects that it could not free."),
-)
-
-
-def _files() -> float:
-    return sum(1 for _ in os.scandir("/proc/self/fd")) - 1  # without the one that this takes
-
-
-def _files_max() -> float:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def _stat() -> Sequence[bytes]:
-    """Return /proc/self/stat, without the number and the name, which may have anything in it."""
-    with open("/proc/self/stat", "rb") as file:  # noqa: PTH123  # it is no path of anybody's
-        return file.read().rpartition(b")")[2].split()
-
-
-def _started() -> float:
-    with open("/proc/stat", encoding="ascii") as file:  # noqa: PTH123
-        boot = next(int(line.split()[1]) for line in file if line.startswith("btime "))
-    return boot + int(_stat()[19]) / os.sysconf("SC_CLK_TCK")
