@@ -53,7 +53,7 @@ PIN := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header -
 UPGRADE ?= # --upgrade takes newer versions of everything
 
 lock: $(VENV)/dev.stamp ## Pin what the release image installs, with hashes; UPGRADE=--upgrade takes newer versions
-	$(PIN) $(UPGRADE) --output-file $(LOCK) pyproject.toml
+	$(PIN) $(UPGRADE) --extra otel --output-file $(LOCK) pyproject.toml
 	printf 'hatchling\nsetuptools\nwheel\n' | $(PIN) $(UPGRADE) --output-file $(BUILD_LOCK) -
 	sed -i '1i # What the release image installs, on Linux and CPython 3.11, each file by its hash. Made by `make lock`.' $(LOCK)
 	sed -i '1i # What it is built with. Made by `make lock`.' $(BUILD_LOCK)

@@ -68,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     metrics: bool = True
     metrics_address: str = ""
+    tracing: bool = False
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={_shown(getattr(self, name))!r}" for name in self.__struct_fields__)

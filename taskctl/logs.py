@@ -23,6 +23,7 @@ from structlog.stdlib import ProcessorFormatter
 from taskctl.access import redacted
 from taskctl.errors import TaskctlError
 from taskctl.observe import (
+    TRACE,
     Audited,
     BatchCommitted,
     CertificateKept,
@@ -126,6 +127,8 @@ class Logs:
                     about["address"] = event.address
                 if event.host:
                     about["host"] = event.host[:PATH_MAX]
+                if event.trace:
+                    about["trace_id"] = event.trace
                 (log.info if status < 500 else log.error if status == 500 else log.warning)("request", **about)
             case Audited(action):
                 about = {name: value for name, value in event._asdict().items() if value and name != "action"}
@@ -245,7 +248,7 @@ def _second(seconds: int) -> str:
 
 def _as_json(_: Any, level: str, event: MutableMapping[str, Any]) -> str:
     """Return an event as a JSON object. The members that all lines have come first."""
-    line = {"time": _now(), "level": level, "event": event.pop("event"), **event}
+    line = {"time": _now(), "level": level, "event": event.pop("event"), **event, **_trace(event)}
     try:
         raw = _encode(line)
     except UnicodeEncodeError:  # what was not UTF-8 when it came
@@ -257,13 +260,20 @@ def _as_json(_: Any, level: str, event: MutableMapping[str, Any]) -> str:
 def _as_text(_: Any, level: str, event: MutableMapping[str, Any]) -> str:
     """Return an event as a line for people; the lines of a traceback are indented, so that none of them can be taken for one."""
     words = [_now(), f"{level:<7}", _escaped(str(event.pop("event")))]
-    trace = event.pop("exception", "")
+    event.update(_trace(event))
+    exception = event.pop("exception", "")
     if "method" in event:
         where = event.pop("route", None) or event.pop("path")
         words += [f"{event.pop('method')} {_quoted(where)} {event.pop('status')} {event.pop('milliseconds')} ms"]
     words += [f"{name}={_quoted(value)}" for name, value in event.items()]
-    lines = [" ".join(words), *(f"    {_escaped(line)}" for line in trace.splitlines())]
+    lines = [" ".join(words), *(f"    {_escaped(line)}" for line in exception.splitlines())]
     return redacted("\n".join(lines))
+
+
+def _trace(event: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the trace that an event belongs to, unless it tells that itself, or there is none."""
+    trace = TRACE.get()
+    return {"trace_id": trace} if trace and "trace_id" not in event else {}
 
 
 def _quoted(value: object) -> str:

@@ -4,8 +4,9 @@ Handlers and statements stay free of metrics and logging: the few places through
 an `Observer` makes of it what it likes. An observer is called on the path of a request, so it returns at once and never raises.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context, ContextVar
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 Statement: TypeAlias = Literal[
     "task",
@@ -32,12 +33,22 @@ Statement: TypeAlias = Literal[
 """What a statement is for; docs/metrics.md explains each."""
 
 
+class RequestBegun(NamedTuple):
+    """An HTTP request has arrived, and nothing has been done for it yet. route: its template, or "" if none fitted."""
+
+    method: str
+    path: str
+    route: str
+    scheme: str
+    headers: Mapping[str, str]
+
+
 class RequestDone(NamedTuple):
     """An HTTP request was answered. route: its template, or "" if none fitted; seconds: until the answer was ready.
 
     workspace, token: whose it was, and the id of the token that says so; "" where nobody had to say, or could. address: where it
     came from. received, sent: bytes of its body, as far as that was read, and of the answer's. host: the `Host` that it named, if
-    the server does not go by it.
+    the server does not go by it. trace: see TRACE.
     """
 
     method: str
@@ -52,6 +63,7 @@ class RequestDone(NamedTuple):
     received: int = 0
     sent: int = 0
     host: str = ""
+    trace: str = ""
 
 
 class RateLimited(NamedTuple):
@@ -96,7 +108,8 @@ class StatementDone(NamedTuple):
 class BatchCommitted(NamedTuple):
     """Changesets were committed in one transaction; `waiting` more of the workspace had arrived meanwhile.
 
-    created: how many tasks were added; leads: of each task that became done, the seconds since it was created.
+    created: how many tasks were added; leads: of each task that became done, the seconds since it was created. contexts: of those
+    who wait for them; it was done on behalf of the first.
     """
 
     workspace: str
@@ -106,6 +119,14 @@ class BatchCommitted(NamedTuple):
     seconds: float
     created: int = 0
     leads: tuple[float, ...] = ()
+    contexts: Sequence[Context] = ()
+
+
+class ReadShared(NamedTuple):
+    """Several who asked at the same time were answered by one statement. contexts: theirs; it was run on behalf of the first."""
+
+    contexts: Sequence[Context]
+    seconds: float
 
 
 class TasksCounted(NamedTuple):
@@ -197,13 +218,15 @@ class RedisBack(NamedTuple):
 
 
 Event: TypeAlias = (
-    RequestDone
+    RequestBegun
+    | RequestDone
     | RateLimited
     | Audited
     | NobodyAdmitted
     | StatementDone
     | Exchanged
     | BatchCommitted
+    | ReadShared
     | TasksCounted
     | DatabaseAway
     | DatabaseBack
@@ -220,6 +243,19 @@ Observer: TypeAlias = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """Observe nothing."""
+
+
+TRACE: Final[ContextVar[str]] = ContextVar("taskctl.trace", default="")
+"""The id of the trace that what happens belongs to, "" if there is none that is kept. Whoever makes traces sets it."""
+
+
+def act_for(context: Context) -> None:
+    """Have what the running task does from now on count as done on behalf of somebody else, by their copy of a context.
+
+    A task that works for one after the other is in nobody's context for long, and begins in an empty one.
+    """
+    for variable, value in context.items():
+        variable.set(value)
 
 
 Reading: TypeAlias = float | Mapping[tuple[str, ...], float]

@@ -21,6 +21,7 @@ from taskctl.tasks import Source, TaskService
 
 if TYPE_CHECKING:
     from aiohttp import web
+    from opentelemetry.trace import TracerProvider
 
     from taskctl.access import AccessService
     from taskctl.cache.feed import Lease
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from taskctl.storage.libpq import Place
     from taskctl.storage.postgres import Postgres
     from taskctl.storage.sqlite import File
+    from taskctl.tracing import Tracing
 
 T = TypeVar("T")
 
@@ -61,6 +63,9 @@ async def open_tasks(
     """
     settings = settings or Settings()
     url = url or settings.database_url
+    tracing = _tracing(url, None) if settings.tracing else None
+    if tracing is not None:
+        observer = _both(observer, tracing.observe)
     if url.startswith(("http://", "https://")):
         import asyncio
 
@@ -70,13 +75,20 @@ async def open_tasks(
         _require_address(url, _database_setting(url, settings))
         chosen = await asyncio.to_thread(choose, url, named_by(settings, token or ""))  # it reads files, or asks the keyring
         async with open_remote(url, settings, chosen.credential, observer) as remote:
-            yield remote
+            yield tracing.around(remote) if tracing is not None else remote
     elif token is not None:
         raise ConfigError("a database asks for no token; leave it out")
     else:
         opened = _open_database(url, settings, workspace, actor, source, observer, checked=checked, cached=cached)
         async with opened as (tasks, _):
-            yield tasks
+            yield tracing.around(tasks) if tracing is not None else tasks
+
+
+def _tracing(url: str, provider: TracerProvider | None) -> Tracing:
+    """Return what makes spans of what happens at a place. Raises ConfigError if OpenTelemetry is not installed."""
+    from taskctl.tracing import Tracing
+
+    return Tracing(__version__, "postgresql" if is_postgres(url) else "sqlite", provider)
 
 
 @asynccontextmanager
@@ -117,7 +129,7 @@ async def _open_database(
         driver, readers = ThreadedSqlite(file), READERS
         ledger, width = Ledger(driver), 1
     questions = Questions(driver)
-    flights = Flights(questions, width=readers, patience=max(settings.database_timeout, 1.0))
+    flights = Flights(questions, observer, width=readers, patience=max(settings.database_timeout, 1.0))
     async with AsyncExitStack() as stack:
         stack.push_async_callback(driver.close)
         stack.push_async_callback(flights.close)
@@ -288,9 +300,9 @@ def run_command(
             return await command(tasks)
 
     async def database() -> T:
-        async with open_tasks(
-            settings=settings, workspace=settings.workspace, actor=actor, source=source, observer=observer, checked=False
-        ) as tasks:
+        url, workspace = settings.database_url, settings.workspace
+        opened = _open_database(url, settings, workspace, actor, source, observer, checked=False, cached=False)
+        async with opened as (tasks, _):
             return await command(tasks)
 
     async def local() -> T:
@@ -506,8 +518,11 @@ def create_app(settings: Settings | None = None) -> web.Application:
     return build_app(settings or Settings(), ignore)
 
 
-def build_app(settings: Settings, observer: Observer) -> web.Application:
-    """Return the API over the settings' database, with what happens in it told to the observer."""
+def build_app(settings: Settings, observer: Observer, provider: TracerProvider | None = None) -> web.Application:
+    """Return the API over the settings' database, with what happens in it told to the observer.
+
+    provider: takes the spans, where there is tracing; None: the one that the program has set.
+    """
     from taskctl.server.admission import Opened
     from taskctl.server.app import make_app
     from taskctl.server.doors import Doors
@@ -521,6 +536,10 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
 
         metrics = Metrics(__version__)
         observer = _both(metrics.observe, observer)
+    tracing = None
+    if settings.tracing:
+        tracing = _tracing(settings.database_url, provider)
+        observer = _both(observer, tracing.observe)  # the last one: it ends the trace that the others tell of
     rates = None
     if settings.auth == "tokens":
         from taskctl.server.rates import Rates
@@ -553,10 +572,11 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
                 await tokens.ready()
                 if not await tokens.usable():
                     observer(NobodyAdmitted())
-            yield Opened(tasks, workspace, tokens)
+            yield Opened(tracing.around(tasks) if tracing is not None else tasks, workspace, tokens)
 
     at = metrics_at(settings)
-    app = make_app(opened, observer, doors, metrics.scrape if metrics is not None and at is None else None)
+    scrape = metrics.scrape if metrics is not None and at is None else None
+    app = make_app(opened, observer, doors, scrape, tracing.observe if tracing is not None else None)
     if metrics is not None:
         metrics.gauges("http_server_active_requests", lambda: app[STATE].in_flight)
         if at is not None:
@@ -566,8 +586,8 @@ def build_app(settings: Settings, observer: Observer) -> web.Application:
 
 def _both(first: Observer, second: Observer) -> Observer:
     """Return an observer that tells two."""
-    if second is ignore:
-        return first
+    if first is ignore or second is ignore:
+        return first if second is ignore else second
 
     def observe(event: Event) -> None:
         first(event)
@@ -625,11 +645,17 @@ async def serve(settings: Settings, *, observer: Observer, started: Callable[[st
     """Serve the API until a signal says stop, and return whether that was somebody's ctrl-C."""
     from taskctl.server.serve import serve
 
-    return await serve(
-        build_app(settings, observer),
-        host=settings.host,
-        port=settings.port,
-        drain_seconds=settings.drain_seconds,
-        tls=(settings.tls_cert, settings.tls_key) if settings.tls_cert else None,
-        started=started,
-    )
+    async with AsyncExitStack() as stack:
+        provider = None
+        if settings.tracing:
+            from taskctl.tracing import exporting
+
+            provider = await stack.enter_async_context(exporting(__version__))
+        return await serve(
+            build_app(settings, observer, provider),
+            host=settings.host,
+            port=settings.port,
+            drain_seconds=settings.drain_seconds,
+            tls=(settings.tls_cert, settings.tls_key) if settings.tls_cert else None,
+            started=started,
+        )

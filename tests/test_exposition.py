@@ -90,9 +90,9 @@ def test_a_histogram_counts_what_is_at_most_a_bound(format: Any, parse: Any, obs
 
 
 def done(
-    request_id: str = "r", *, method: str = "GET", route: str = "/x", status: int = 200, seconds: float = 0.3
+    request_id: str = "r", *, method: str = "GET", route: str = "/x", status: int = 200, seconds: float = 0.3, trace: str = ""
 ) -> RequestDone:
-    return RequestDone(method, "/path", route, status, seconds, request_id, received=10, sent=1000)
+    return RequestDone(method, "/path", route, status, seconds, request_id, received=10, sent=1000, trace=trace)
 
 
 def exemplars(metrics: Metrics) -> dict[str, Any]:
@@ -120,6 +120,14 @@ def test_an_id_that_is_too_long_or_should_be_in_no_log_is_not_named() -> None:
         assert exemplars(metrics) == {}
     metrics.observe(done("x" * 118))
     assert len(exemplars(metrics)) == 1
+
+
+def test_a_bucket_names_the_trace_and_beside_it_the_request_if_there_is_room() -> None:
+    for request_id, named in (("r" * 78, True), ("r" * 79, False), (new_secret()[1], False)):
+        metrics = Metrics("1")
+        metrics.observe(done(request_id, trace="f" * 32))
+        [exemplar] = exemplars(metrics).values()
+        assert exemplar.labels == {"trace_id": "f" * 32} | ({"request_id": request_id} if named else {})
 
 
 def test_the_goals_are_bounds() -> None:

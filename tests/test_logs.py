@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from taskctl.access import new_secret
 from taskctl.errors import Unavailable
 from taskctl.logs import ENCODED_MAX, PATH_MAX, Format, Level, Logs
 from taskctl.observe import (
+    TRACE,
     Audited,
     DatabaseAway,
     DatabaseBack,
@@ -247,6 +248,23 @@ def test_a_traceback_is_one_object(python_logging: None) -> None:
     assert "in fail_inside" in found["exception"]
     assert "hunter2" not in line
     assert re.search(r"tc_api_\w{12}_\[secret\]", line)
+
+
+@pytest.mark.parametrize("format", get_args(Format))
+def test_every_line_of_a_request_names_its_trace(python_logging: None, format: Format) -> None:
+    def act(logs: Logs) -> None:
+        log_a_failure(logs)
+        logs.observe(DatabaseAway("gone"))
+        logs.observe(DONE._replace(trace="b" * 32))
+
+    before = TRACE.set("a" * 32)
+    try:
+        first, *_, last = written(format, "info", act).splitlines()
+    finally:
+        TRACE.reset(before)
+    for line, trace in ((first, "a" * 32), (last, "b" * 32)):
+        assert (json.loads(line)["trace_id"] == trace) if format == "json" else (f" trace_id={trace}" in line)
+        assert line.count("trace_id") == 1
 
 
 def test_a_traceback_is_indented_so_that_nothing_in_it_passes_for_a_line(python_logging: None) -> None:

@@ -11,7 +11,7 @@ from tests.support import SECONDS, Shell, serving
 
 HEAVY = (
     *("asyncio", "aiohttp", "aiohttp_apispec", "alembic", "marshmallow", "sqlalchemy", "pydantic", "rich", "tomllib", "yaml"),
-    *("hypothesis", "typing_inspection", "limits", "deprecated", "structlog", "csv"),
+    *("hypothesis", "typing_inspection", "limits", "deprecated", "structlog", "csv", "opentelemetry"),
 )
 LOCAL = (*HEAVY, "taskctl.remote", "taskctl.server", "taskctl.seed", "tzlocal", "ssl", "email", "keyring", "taskctl.credentials")
 
@@ -109,6 +109,11 @@ def test_only_an_upgrade_needs_alembic_and_nothing_of_the_web(shell: Shell) -> N
     for arguments in (["db", "current"], ["db", "check"]):
         assert of(command(shell, *arguments), *HEAVY) == []
     assert of(command(shell, "db", "seed", "--count", "1", "--seed", "1"), "asyncio", "aiohttp", "alembic", "sqlalchemy") == []
+
+
+def test_a_server_without_tracing_does_without_opentelemetry(shell: Shell) -> None:
+    modules = imported(shell, "-c", "from taskctl import create_app; create_app()")
+    assert of(modules, "aiohttp", "opentelemetry", "taskctl.tracing") == ["aiohttp"]
 
 
 def test_a_remote_command_needs_no_database_and_no_migrations(shell: Shell) -> None:

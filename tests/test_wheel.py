@@ -57,10 +57,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("TASKCTL_", "PYTHON", "VIRTUAL"))}
     environment["HOME"] = str(folder)
 
-    def run(program: str, *arguments: str, text: str | None = None) -> str:
+    def run(program: str, *arguments: str, text: str | None = None, code: int = 0) -> str:
         command = [str(folder / "venv" / "bin" / program), *arguments]
-        ran = subprocess.run(command, cwd=folder, env=environment, input=text, stdout=subprocess.PIPE, text=True, check=True)
-        return ran.stdout
+        ran = subprocess.run(command, cwd=folder, env=environment, input=text, capture_output=True, text=True, check=False)
+        assert ran.returncode == code, ran.stderr
+        return ran.stdout if code == 0 else ran.stderr
 
     [wheel] = (ROOT / "dist").glob("*.whl")
     mypy = next(line for line in (ROOT / "pyproject.toml").read_text("utf-8").splitlines() if line.strip().startswith('"mypy=='))
@@ -85,6 +86,11 @@ def test_dashboards_and_rules_are_there(run: Callable[..., str]) -> None:
         assert sorted(file.name for file in files) == sorted(file.name for file in (ROOT / "contrib" / folder).iterdir())
         shown = (run("python", "-c", f"print(open({str(file)!r}, encoding='utf-8').read(), end='')") for file in files)
         assert list(shown) == [(ROOT / "contrib" / folder / file.name).read_text("utf-8") for file in files]
+
+
+def test_what_needs_an_extra_names_it(run: Callable[..., str]) -> None:
+    said = run("taskctl", "serve", "--tracing", code=2)
+    assert said == "taskctl: tracing needs more than is installed: pip install 'taskctl[otel]'\n"
 
 
 def test_the_command_and_its_migrations_are_there(run: Callable[..., str]) -> None:

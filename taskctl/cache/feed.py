@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -310,7 +311,7 @@ class Feed:
             await asyncio.wait(self._tasks)
 
     def _start(self, work: Any) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, context=Context())  # for whom it is begun has long gone when it goes on
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -19,6 +19,7 @@ import ssl
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from contextvars import Context, copy_context
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import TimeoutError as TimedOut
 
 from taskctl.errors import ConfigError, Unavailable
-from taskctl.observe import Observer, RedisAway, RedisBack, RedisDone, RedisRefuses, ignore
+from taskctl.observe import Observer, RedisAway, RedisBack, RedisDone, RedisRefuses, act_for, ignore
 
 _log = logging.getLogger("taskctl.cache")
 
@@ -96,6 +97,13 @@ _PUT_IF_NEWER_SHA = hashlib.sha1(_PUT_IF_NEWER.encode(), usedforsecurity=False).
 _Command = tuple[bytes | str | int, ...]
 
 
+class _Asked(NamedTuple):
+    """Those who wait for what is stored under one key. context: of the first of them."""
+
+    context: Context
+    futures: list[asyncio.Future[tuple[int, bytes] | None]]
+
+
 class Redis:
     """A cache that several processes share. It may be down, slow, full, read-only, emptied or old: then it is a miss.
 
@@ -116,7 +124,7 @@ class Redis:
         self.dropped = 0
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._asked: dict[bytes, list[asyncio.Future[tuple[int, bytes] | None]]] = {}
+        self._asked: dict[bytes, _Asked] = {}
         self._lanes = 0
         self._lane_starts = False
         self._puts: dict[bytes, bytes] = {}
@@ -147,7 +155,9 @@ class Redis:
         # Each caller waits on a future of its own: one that leaves takes nothing from the others, and the task goes on.
         loop = asyncio.get_running_loop()
         future: asyncio.Future[tuple[int, bytes] | None] = loop.create_future()
-        self._asked.setdefault(_name(key), []).append(future)
+        if (asked := self._asked.get(name := _name(key))) is None:
+            asked = self._asked[name] = _Asked(copy_context(), [])
+        asked.futures.append(future)
         if self._lanes < READS and not self._lane_starts:
             self._lanes += 1
             self._lane_starts = True
@@ -168,6 +178,7 @@ class Redis:
             while self._asked:
                 names = list(islice(self._asked, KEYS_MAX))
                 asked = [self._asked.pop(name) for name in names]
+                act_for(asked[0].context)
                 found: list[tuple[int, bytes] | None] = [None] * len(names)
                 try:
                     [values] = await self._trip("MGET", len(names), ("MGET", *names))
@@ -175,17 +186,17 @@ class Redis:
                 except Exception:
                     self._miss()  # those who wait would wait as long again, and most likely in vain
                 finally:
-                    for futures, value in zip(asked, found, strict=False):  # a Redis that answers too little has not got the rest
-                        _tell(futures, value)
-                    for futures in asked[len(found) :]:
-                        _tell(futures, None)
+                    for one, value in zip(asked, found, strict=False):  # a Redis that answers too little has not got the rest
+                        _tell(one.futures, value)
+                    for one in asked[len(found) :]:
+                        _tell(one.futures, None)
         finally:
             self._lanes -= 1
 
     def _miss(self) -> None:
         """Answer all who wait that there is nothing."""
-        for futures in self._asked.values():
-            _tell(futures, None)
+        for asked in self._asked.values():
+            _tell(asked.futures, None)
         self._asked.clear()
 
     # Writing
@@ -447,7 +458,8 @@ class Redis:
         return f"{self._shown}: {why}"
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        # Begun for nobody: what runs here works for one after the other.
+        task = asyncio.get_running_loop().create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

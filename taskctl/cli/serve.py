@@ -49,6 +49,7 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="The least that is told: debug, info, warning or error.")] = None,
     metrics: Annotated[bool | None, typer.Option(help="Tell Prometheus at /metrics what happens.")] = None,
     metrics_address: Annotated[str | None, typer.Option(help="HOST:PORT for /metrics alone.")] = None,
+    tracing: Annotated[bool | None, typer.Option(help="Send traces by OpenTelemetry; needs taskctl[otel].")] = None,
 ) -> None:
     """Serve the API, on 127.0.0.1:8080 and the same database as the commands, until SIGTERM or ctrl-C."""
     call.add_flags(
@@ -75,6 +76,7 @@ def serve(
         log_level=log_level,
         metrics=metrics,
         metrics_address=metrics_address,
+        tracing=tracing,
     )
     call.require_database("`serve` needs a database")
 

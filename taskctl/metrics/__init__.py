@@ -200,14 +200,14 @@ class Metrics:
     def _count_requests(self) -> None:
         """Count the requests that have gathered."""
         known = self._routes.get
-        for method, _, route, status, seconds, request_id, _, _, _, received, sent, _ in self._gathered:
+        for method, _, route, status, seconds, request_id, _, _, _, received, sent, _, trace in self._gathered:
             cell, read, written = known((method, route, status)) or self._route(method, route, status)
             if status >= 500 and API in route:
                 self._failed.add_up(1, str(status))
             bucket = bisect_left(REQUEST_SECONDS, seconds)
             cell.counts[bucket] += 1
             cell.sum += seconds
-            cell.exemplars[bucket] = request_id, seconds
+            cell.exemplars[bucket] = request_id, trace, seconds
             if sent:
                 written.counts[bisect_left(SIZES, sent)] += 1
                 written.sum += sent

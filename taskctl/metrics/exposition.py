@@ -24,8 +24,8 @@ EXEMPLAR_MAX: Final = 128
 """Characters that the labels of an exemplar may have, names and values together."""
 
 _Key: TypeAlias = tuple[str, ...]
-_Exemplar: TypeAlias = tuple[str, float]
-"""The id of a request, and how long it took."""
+_Exemplar: TypeAlias = tuple[str, str, float]
+"""The ids of a request and of its trace, "" if that is not kept, and how long it took."""
 
 
 # ---------------------------------------------------------------------------------------------------------- the collectors
@@ -189,12 +189,13 @@ class OpenMetrics(Text):
 def _mark(exemplar: _Exemplar | None) -> str:
     if exemplar is None:
         return ""
-    request_id, value = exemplar
-    name = "request_id"
+    request_id, trace_id, value = exemplar
+    labels = {"trace_id": trace_id} if trace_id else {}
     # Whoever asks may choose it: it may be long, or what should be in no log.
-    if len(name) + len(request_id) > EXEMPLAR_MAX or redacted(request_id) != request_id:
-        return ""
-    return f' # {{{name}="{_escaped(request_id)}"}} {_number(value)}'
+    room = EXEMPLAR_MAX - sum(len(name) + len(value) for name, value in labels.items()) - len("request_id")
+    if len(request_id) <= room and redacted(request_id) == request_id:
+        labels["request_id"] = request_id
+    return f" # {{{_told(labels)}}} {_number(value)}" if labels else ""
 
 
 def _told(labels: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ from taskctl.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from taskctl.observe import Observer, RateLimited, RequestDone
+from taskctl.observe import TRACE, Observer, RateLimited, RequestBegun, RequestDone
 from taskctl.server import access, docs, names, probes, reports, scrape, tasks
 from taskctl.server.admission import LIMITS, REFUSED, Admission, Needs, Opened
 from taskctl.server.doors import DOORS, Doors
@@ -58,10 +58,11 @@ def make_app(
     observer: Observer,
     doors: Doors | None = None,
     metrics: Scrape | None = None,
+    begun: Observer | None = None,
 ) -> web.Application:
     """Return the application. It opens what it serves when it starts and closes it when it is cleaned up.
 
-    metrics: what `/metrics` tells, None if it tells nothing.
+    metrics: what `/metrics` tells, None if it tells nothing. begun: is told of a request before anything is done for it.
     """
     doors = doors or Doors()
 
@@ -73,7 +74,7 @@ def make_app(
                 yield
 
     state = State()
-    app = web.Application(middlewares=[_every_request(observer, doors, state)])
+    app = web.Application(middlewares=[_every_request(observer, begun, doors, state)])
     app[STATE] = state
     app[OBSERVER] = observer
     app[DOORS] = doors
@@ -104,7 +105,7 @@ def request_id_of(request: web.BaseRequest) -> str:
     return f"{_OURS}{next(_numbers):016x}"
 
 
-def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware:
+def _every_request(observer: Observer, begun: Observer | None, doors: Doors, state: State) -> Middleware:
     """Return the middleware that gives each request its id, turns failures into problems, and tells the observer."""
 
     @web.middleware
@@ -113,6 +114,8 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
         request_id = request_id_of(request)
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else ""
+        if begun is not None:
+            begun(RequestBegun(request.method, request.rel_url.raw_path, route, request.scheme, request.headers))
         # Where there is nothing, it is told to whom we know.
         needs: Needs = getattr(request.match_info.handler, "needs", "token")
         state.in_flight += 1
@@ -153,7 +156,10 @@ def _every_request(observer: Observer, doors: Doors, state: State) -> Middleware
         host = request.headers.get(names.HOST, "") if status == Misdirected.status else ""
         path, address = request.rel_url.raw_path, doors.address_of(request)
         received, sent = len(request.get(BODY, b"")), 0 if method == "HEAD" else response.content_length or 0
-        observer(RequestDone(method, path, route, status, seconds, request_id, workspace, token, address, received, sent, host))
+        trace = TRACE.get()
+        observer(
+            RequestDone(method, path, route, status, seconds, request_id, workspace, token, address, received, sent, host, trace)
+        )
         return response
 
     return middleware

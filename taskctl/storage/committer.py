@@ -16,11 +16,12 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context, copy_context
 from typing import Any, NamedTuple, TypeAlias
 
 from taskctl.errors import OutcomeUnknown, Overloaded, TaskctlError, Unavailable
 from taskctl.log import Step
-from taskctl.observe import BatchCommitted, Observer
+from taskctl.observe import BatchCommitted, Observer, act_for
 from taskctl.storage.driver import Doubtful
 from taskctl.storage.ledger import Entered, Ledger, Outcome, Pending
 from taskctl.tasks import Add, Edit, Written
@@ -55,6 +56,7 @@ class _Waiting(NamedTuple):
     operations: int
     characters: int
     outcome: asyncio.Future[Outcome]
+    context: Context
 
 
 class _Lane:
@@ -103,7 +105,7 @@ class Committer:
             raise Overloaded(f"{self._waiting} operations are waiting to be written already")
         self._waiting += operations
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(pending, operations, _characters(pending), outcome)
+        waiting = _Waiting(pending, operations, _characters(pending), outcome, copy_context())
         lane = self._lanes.get(workspace)
         if lane is None:
             lane = self._lanes[workspace] = _Lane()
@@ -119,7 +121,7 @@ class Committer:
             await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -146,6 +148,7 @@ class Committer:
 
     async def _write(self, workspace: str, batch: Sequence[_Waiting], deadline: float) -> None:
         started = time.perf_counter()
+        act_for(batch[0].context)
         told = self._watch(workspace)
         try:
             entered = await self._ledger.write(workspace, [waiting.pending for waiting in batch])
@@ -166,9 +169,10 @@ class Committer:
 
     def _committed(self, workspace: str, batch: Sequence[_Waiting], entered: Entered, told: Told, seconds: float) -> None:
         lane = self._lanes.get(workspace)
-        operations = sum(waiting.operations for waiting in batch)
+        operations = sum(one.operations for one in batch)
         waiting = len(lane.waiting) if lane else 0
-        self._observer(BatchCommitted(workspace, len(batch), operations, waiting, seconds, *_became(entered.steps)))
+        contexts = [one.context for one in batch]
+        self._observer(BatchCommitted(workspace, len(batch), operations, waiting, seconds, *_became(entered.steps), contexts))
         try:
             told(entered.steps)
         except Exception:  # it is written all the same, and whoever waits is to know
@@ -178,6 +182,7 @@ class Committer:
     async def _settle(self, workspace: str, batch: Sequence[_Waiting], entered: Entered, told: Told, deadline: float) -> None:
         """Find out what became of a batch whose commit was cut off."""
         started = time.perf_counter()
+        act_for(batch[0].context)
         while time.monotonic() < deadline:
             try:
                 if await self._ledger.has(workspace, entered):

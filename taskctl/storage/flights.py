@@ -8,9 +8,11 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Coroutine
-from typing import Any, TypeAlias
+from contextvars import Context, copy_context
+from typing import Any, NamedTuple, TypeAlias
 
 from taskctl.errors import Overloaded, Unavailable
+from taskctl.observe import Observer, ReadShared, act_for
 from taskctl.storage.sql import Questions
 from taskctl.tasks import GetTask, Query, Read, Ref, Task, no_task
 
@@ -19,7 +21,16 @@ TASKS_MAX = 500
 WAITING_MAX = 10_000
 """Different questions that wait."""
 
-_Askers: TypeAlias = list[asyncio.Future[Any]]
+
+class _Asker(NamedTuple):
+    """Somebody who waits for an answer."""
+
+    answer: asyncio.Future[Any]
+    context: Context
+    since: float
+
+
+_Askers: TypeAlias = list[_Asker]
 
 
 class Flights:
@@ -28,13 +39,14 @@ class Flights:
     patience: seconds after which a question that still waits to be sent is Overloaded instead.
     """
 
-    def __init__(self, questions: Questions, *, width: int, patience: float) -> None:
+    def __init__(self, questions: Questions, observer: Observer, *, width: int, patience: float) -> None:
         self._questions = questions
+        self._observer = observer
         self._width = width
         self._patience = patience
         self._waiting: dict[tuple[str, Query[Any]], _Askers] = {}
-        self._queue: deque[tuple[tuple[str, Query[Any]], float]] = deque()
-        self._refs: dict[str, dict[Ref, tuple[_Askers, float]]] = {}
+        self._queue: deque[tuple[str, Query[Any]]] = deque()
+        self._refs: dict[str, dict[Ref, _Askers]] = {}
         self._flying: dict[str, int] = {}
         self._others = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -49,11 +61,12 @@ class Flights:
             raise Overloaded(f"{waiting} questions are waiting to be answered already")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Read[Any]] = loop.create_future()
+        asker = _Asker(answer, copy_context(), time.monotonic())
         if isinstance(query, GetTask):
             refs = self._refs.setdefault(workspace, {})
             if not refs:
                 loop.call_soon(self._send_refs, workspace)
-            refs.setdefault(query.id, ([], time.monotonic()))[0].append(answer)
+            refs.setdefault(query.id, []).append(asker)
         else:
             try:
                 hash(query)
@@ -61,10 +74,10 @@ class Flights:
                 return await self._questions.answer(workspace, query)
             key = (workspace, query)
             if (askers := self._waiting.get(key)) is not None:
-                askers.append(answer)
+                askers.append(asker)
             else:
-                self._waiting[key] = [answer]
-                self._queue.append((key, time.monotonic()))
+                self._waiting[key] = [asker]
+                self._queue.append(key)
                 self._send_others()
         return await answer
 
@@ -75,7 +88,7 @@ class Flights:
             await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -87,22 +100,25 @@ class Flights:
             del self._refs[workspace]
         else:
             refs = {ref: refs.pop(ref) for ref in list(refs)[:TASKS_MAX]}
-        sent = {ref: askers for ref, (askers, since) in refs.items() if not self._late(askers, since)}
+        sent = {ref: askers for ref, askers in refs.items() if not self._late(askers)}
         self._flying[workspace] = self._flying.get(workspace, 0) + 1
         self._start(self._fly_refs(workspace, sent))
 
-    def _late(self, askers: _Askers, since: float) -> bool:
+    def _late(self, askers: _Askers) -> bool:
         """Return whether it is too late to ask: nobody waits any more, or for so long that they are told so."""
-        if all(asker.done() for asker in askers):
+        if all(asker.answer.done() for asker in askers):
             return True
-        if time.monotonic() - since <= self._patience:
+        if time.monotonic() - askers[0].since <= self._patience:
             return False
         _fail(askers, Overloaded(f"the database has been busy with other questions for {self._patience:g} s"))
         return True
 
     async def _fly_refs(self, workspace: str, refs: dict[Ref, _Askers]) -> None:
         try:
-            found = await self._questions.tasks(workspace, list(refs)) if refs else Read(dict[Ref, Task](), "")
+            found = Read(dict[Ref, Task](), "")
+            if refs:
+                asked = self._questions.tasks(workspace, list(refs))
+                found = await self._for([asker for askers in refs.values() for asker in askers], asked)
         except Exception as e:
             for askers in refs.values():
                 _fail(askers, e)
@@ -118,18 +134,28 @@ class Flights:
                 del self._flying[workspace]
             self._send_refs(workspace)
 
+    async def _for(self, askers: _Askers, asked: Coroutine[Any, Any, Read[Any]]) -> Read[Any]:
+        """Put a question on behalf of those who wait for the answer."""
+        act_for(askers[0].context)
+        started = time.perf_counter()
+        try:
+            return await asked
+        finally:
+            if len(askers) > 1:
+                self._observer(ReadShared([asker.context for asker in askers], time.perf_counter() - started))
+
     def _send_others(self) -> None:
         while self._queue and self._others < self._width:
-            key, since = self._queue.popleft()
+            key = self._queue.popleft()
             askers = self._waiting.pop(key)
-            if self._late(askers, since):
+            if self._late(askers):
                 continue
             self._others += 1
             self._start(self._fly_other(*key, askers))
 
     async def _fly_other(self, workspace: str, query: Query[Any], askers: _Askers) -> None:
         try:
-            _tell(askers, await self._questions.answer(workspace, query))
+            _tell(askers, await self._for(askers, self._questions.answer(workspace, query)))
         except Exception as e:
             _fail(askers, e)
         finally:
@@ -139,11 +165,11 @@ class Flights:
 
 def _tell(askers: _Askers, answer: object) -> None:
     for asker in askers:
-        if not asker.done():  # whoever asked may be gone
-            asker.set_result(answer)
+        if not asker.answer.done():  # whoever asked may be gone
+            asker.answer.set_result(answer)
 
 
 def _fail(askers: _Askers, e: Exception) -> None:
     for asker in askers:
-        if not asker.done():
-            asker.set_exception(e)
+        if not asker.answer.done():
+            asker.answer.set_exception(e)

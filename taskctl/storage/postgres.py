@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from contextvars import Context
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -580,7 +581,7 @@ class Postgres:
                 await asyncio.wait(attempts)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, context=Context())  # for all who will come, not for who happened to be here
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

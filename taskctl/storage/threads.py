@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from threading import Lock, local
 from typing import Any, TypeVar
 
@@ -53,7 +54,7 @@ class ThreadedSqlite:
 
     async def _run(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         try:
-            future = threads.submit(work)
+            future = threads.submit(copy_context().run, work)  # what it tells is told on behalf of whoever asked
         except RuntimeError:
             raise Unavailable("the service is being closed") from None
         return await asyncio.wrap_future(future)
