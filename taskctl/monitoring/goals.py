@@ -28,8 +28,12 @@ def goals() -> Iterator[Record]:
     """Yield what is worked out over all requests to the API, window by window."""
     # A counter that begins at 0: of a series of the histogram, which begins with its first failures, nobody would see these.
     failed = 'sum(rate(taskctl_requests_failed_total{job="taskctl"}[5m]))'
+    # What a HAProxy in front answers by itself, when there is no server that it could ask, no server has seen. Without one, it is 0.
+    answered = 'sum(rate(haproxy_frontend_http_responses_total{job="proxy",proxy="http",code="5xx"}[5m]))'
+    passed_on = 'sum(rate(haproxy_server_http_responses_total{job="proxy",code="5xx"}[5m]))'
+    yield Record("taskctl:requests_failed_at_proxy:rate5m", f"clamp_min({answered} - {passed_on}, 0) or vector(0)")
     fine = f"sum(rate({_SECONDS}_count{{{_FINE}}}[5m]))"
-    yield Record("taskctl:requests_failed:rate5m", failed)
+    yield Record("taskctl:requests_failed:rate5m", f"({failed} or vector(0)) + taskctl:requests_failed_at_proxy:rate5m")
     yield Record("taskctl:requests_fine:rate5m", f"{fine}\nor 0 * taskctl:requests_failed:rate5m")
     yield Record("taskctl:requests:rate5m", "taskctl:requests_fine:rate5m + taskctl:requests_failed:rate5m")
     quick = f'sum(rate({_SECONDS}_bucket{{{_FINE},le="0.5"}}[5m]))'
