@@ -3,6 +3,7 @@
 import asyncio
 import random
 import re
+import socket
 import sqlite3
 import string
 from collections import Counter
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.request import urlopen
 
 import aiohttp
 import pytest
@@ -29,7 +31,7 @@ from taskctl.storage.census import Census
 from taskctl.storage.sqlite import Connection, InlineSqlite, drive
 from tests.postgres import database, free_port
 from tests.redis import emptied
-from tests.support import Api, Server, Shell, added, bearing, minted, problem_of, serving
+from tests.support import SECONDS, Api, Server, Shell, added, bearing, minted, problem_of, serving
 from tests.test_access_matrix import MATRIX
 from tests.test_exposition import OPEN_METRICS, TEXT, promtool, read_back, samples
 from tests.test_statuses import known_failures
@@ -286,6 +288,20 @@ async def test_tokens_and_limits_are_counted(tmp_path: Path) -> None:
     for reason in ("revoked", "expired", "unknown", "malformed"):
         assert told(found, "taskctl_tokens_refused_total", reason=reason) == 1
     assert [told(found, "taskctl_rate_limited_total", limit=limit) for limit in ("token", "failures", "address")] == [7, 1, 1]
+
+
+def test_a_limit_counts_what_is_no_http_either(tmp_path: Path) -> None:
+    limits = ("--rate-limit-address", "5/minute", "--auth", "tokens")
+    with serving(Shell(tmp_path, TASKCTL_MIGRATE="auto"), *limits) as server:
+        answers = []
+        for _ in range(8):
+            with socket.create_connection(("127.0.0.1", server.port), SECONDS) as sent:
+                sent.sendall(b"this is no HTTP\r\n\r\n")
+                answers.append(sent.makefile("rb").readline())
+        with urlopen(f"{server.url}/metrics", timeout=SECONDS) as answer:
+            found = answer.read().decode()
+    assert [answer.split()[1] for answer in answers] == [b"400"] * 5 + [b"429"] * 3
+    assert re.search(r'^taskctl_rate_limited_total{limit="address"} 3$', found, re.MULTILINE)
 
 
 async def test_the_caches_tell_what_answered(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from taskctl.errors import (
     TooManyRequests,
     UriTooLong,
 )
-from taskctl.observe import Observer, RequestDone
+from taskctl.observe import Observer, RateLimited, RequestDone
 from taskctl.server import names
 from taskctl.server.app import answer, request_id_of
 from taskctl.server.doors import Doors
@@ -205,6 +205,7 @@ class Connection(web.RequestHandler):
         try:
             self._doors.count(request)
         except TooManyRequests as e:
+            self._observer(RateLimited(e.extra["limit"]))
             failure = e
         known = request.method != "UNKNOWN"
         path = request.rel_url.raw_path if known else "-"

@@ -154,7 +154,8 @@ class Committer:
             entered = await self._ledger.write(workspace, [waiting.pending for waiting in batch])
         except Doubtful as e:
             # Whatever was spent on getting there: the log is looked at.
-            self._start(self._settle(workspace, batch, e.value, told, max(deadline, time.monotonic() + self._patience)))
+            until = max(deadline, time.monotonic() + self._patience)
+            self._start(self._settle(workspace, batch, e.value, told, started, until))
         except Exception as e:
             if len(batch) > 1 and not isinstance(e, TaskctlError):
                 # The database refused something in the batch: one by one, only the guilty one fails.
@@ -179,9 +180,10 @@ class Committer:
             _log.exception("what was written could not be told")
         _answer(batch, entered.outcomes)
 
-    async def _settle(self, workspace: str, batch: Sequence[_Waiting], entered: Entered, told: Told, deadline: float) -> None:
-        """Find out what became of a batch whose commit was cut off."""
-        started = time.perf_counter()
+    async def _settle(
+        self, workspace: str, batch: Sequence[_Waiting], entered: Entered, told: Told, started: float, deadline: float
+    ) -> None:
+        """Find out what became of a batch whose commit was cut off. started: when its transaction began."""
         act_for(batch[0].context)
         while time.monotonic() < deadline:
             try:
