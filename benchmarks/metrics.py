@@ -1,31 +1,54 @@
-"""What the metrics cost: the processor time of a request, with and without them.
+"""What metrics and traces cost: the processor time of a request, with and without them.
 
     python -m benchmarks.metrics [ROUNDS]
 
-Two servers run in this one process, one with metrics and one without, each on a SQLite file of its own, and so does the client
-that asks them, in turn, for a task that is remembered. Printed are the medians, in microseconds for each request with the
-client's part, and the median of the differences of neighbours: the cost.
+Several servers run in this one process, each on a SQLite file of its own, and so does the client that asks them, in turn, for a
+task that is remembered: one server with nothing, one with metrics, one with traces of which none is kept, and one whose traces
+are kept, and thrown away instead of being sent. Printed are the medians, in microseconds for each request with the client's
+part, and the median of the differences from the first one in the same round: the cost.
 """
 
 import asyncio
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import uvloop
 from aiohttp import web
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
-from taskctl import NewTask, Settings, create_app, open_tasks
+from taskctl import NewTask, Settings, open_tasks
+from taskctl.observe import ignore
 from taskctl.server.doors import DOORS
 from taskctl.server.edge import Connection
 from taskctl.server.requests import OBSERVER
+from taskctl.wiring import build_app
 
 REQUESTS = 200
 REQUEST = b"GET /api/v1/tasks/1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+SERVERS: Sequence[tuple[str, bool, Sampler | None]] = (
+    ("nothing", False, None),
+    ("nothing again", False, None),
+    ("metrics", True, None),
+    ("unkept traces", False, ALWAYS_OFF),
+    ("kept traces", False, ALWAYS_ON),
+)
+
+
+class Nowhere(SpanExporter):
+    """Takes spans, and does nothing with them."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        del spans
+        return SpanExportResult.SUCCESS
 
 
 class Client:
@@ -52,12 +75,14 @@ class Client:
 
 
 @asynccontextmanager
-async def served(file: Path, *, metrics: bool) -> AsyncIterator[Client]:
+async def served(file: Path, *, metrics: bool = False, sampler: Sampler | None = None) -> AsyncIterator[Client]:
     """Serve a file as `taskctl serve` does, and give a connection to it."""
     url = f"sqlite:///{file}"
     async with open_tasks(url) as tasks:
         await tasks.add(NewTask(title="Buy milk"))
-    app = create_app(Settings(database_url=url, metrics=metrics))
+    provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
+    app = build_app(Settings(database_url=url, metrics=metrics, tracing=sampler is not None), ignore, provider)
     runner = web.AppRunner(app)
     await runner.setup()
     server = runner.server
@@ -71,14 +96,15 @@ async def served(file: Path, *, metrics: bool) -> AsyncIterator[Client]:
         writer.close()
         listening.close()
         await runner.cleanup()
+        provider.shutdown()
 
 
 async def main(rounds: int) -> None:
     with TemporaryDirectory() as folder:
         async with AsyncExitStack() as stack:
             clients = {
-                name: await stack.enter_async_context(served(Path(folder, f"{name}.db"), metrics=metrics))
-                for name, metrics in (("with", True), ("without", False))
+                name: await stack.enter_async_context(served(Path(folder, f"{name}.db"), metrics=metrics, sampler=sampler))
+                for name, metrics, sampler in SERVERS
             }
             for client in clients.values():
                 await client.measured()
@@ -86,9 +112,10 @@ async def main(rounds: int) -> None:
             for number in range(rounds):
                 for name in list(clients) if number % 2 == 0 else list(reversed(clients)):
                     found[name].append(await clients[name].measured())
+    plain = found["nothing"]
     for name, all_of_it in found.items():
-        print(f"{name:8}{statistics.median(all_of_it):8.2f} us")
-    print(f"cost    {statistics.median(a - b for a, b in zip(found['with'], found['without'], strict=True)):8.2f} us")
+        cost = statistics.median(a - b for a, b in zip(all_of_it, plain, strict=True))
+        print(f"{name:14}{statistics.median(all_of_it):8.2f} us   cost {cost:8.2f} us")
 
 
 if __name__ == "__main__":

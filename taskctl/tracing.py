@@ -140,11 +140,7 @@ class Tracing:
 
     def _begin(self, event: RequestBegun) -> None:
         method = event.method if event.method in _METHODS else "_OTHER"
-        about = {
-            "http.request.method": method,
-            "url.scheme": event.scheme,
-            "url.path": redacted(event.path[: 2 * PATH_MAX])[:PATH_MAX],
-        }
+        about = {"http.request.method": method, "url.scheme": event.scheme}
         if event.route:
             about["http.route"] = event.route
         # In somebody else's application the request may be in a trace already.
@@ -166,6 +162,7 @@ class Tracing:
         span = request.span
         if not span.is_recording():
             return
+        span.set_attribute("url.path", redacted(event.path[: 2 * PATH_MAX])[:PATH_MAX])
         span.set_attribute("http.response.status_code", event.status)
         span.set_attribute("http.request.body.size", event.received)
         span.set_attribute("http.response.body.size", event.sent)
@@ -194,6 +191,8 @@ class _TracedTasks(TaskService):
         await self._inner.ready()
 
     async def ask(self, query: Query[T], *, at: str = "", fresh: bool = False) -> Read[T]:
+        if _is_dropped():
+            return await self._inner.ask(query, at=at, fresh=fresh)
         with self._span(_ASKED.get(type(query), "read")) as span:
             try:
                 read = await self._inner.ask(query, at=at, fresh=fresh)
@@ -204,6 +203,8 @@ class _TracedTasks(TaskService):
             return read
 
     async def write(self, changes: Changeset, *, key: IdempotencyKey | None = None) -> Written:
+        if _is_dropped():
+            return await self._inner.write(changes, key=key)
         with self._span("write") as span:
             span.set_attribute("taskctl.operations", len(changes.operations))
             return await self._inner.write(changes, key=key)
@@ -235,6 +236,12 @@ class _TracedMemory(_TracedTasks, Remembering):
 
     async def forget(self) -> None:
         await self._inner.forget()
+
+
+def _is_dropped() -> bool:
+    """Return whether we are in a trace that is not kept, and so nothing in it would be."""
+    around = trace.get_current_span()
+    return around.get_span_context().is_valid and not around.is_recording()
 
 
 def _tell_origin(span: Span, answer: Read[Any] | TaskctlError) -> None:
