@@ -45,6 +45,8 @@ from taskctl.wire import shown_json
 Format: TypeAlias = Literal["console", "json"]
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 
+PROBES: Final = ("/livez", "/readyz", "/metrics")
+"""What balancers and Prometheus ask all the time: that all is well is no news."""
 PATH_MAX: Final = 200
 """Characters of an address that is no route; whoever sends longer ones writes our log."""
 ENCODED_MAX: Final = 8
@@ -110,6 +112,8 @@ class Logs:
         """Write the line of an event, if it has one."""
         log = self._log
         match event:
+            case RequestDone() if not self._debug and event.route in PROBES and event.status < 400:
+                pass
             case RequestDone():
                 status = event.status
                 about: dict[str, Any] = {"id": event.request_id, "method": event.method}
@@ -129,7 +133,9 @@ class Logs:
                     about["host"] = event.host[:PATH_MAX]
                 if event.trace:
                     about["trace_id"] = event.trace
-                (log.info if status < 500 else log.error if status == 500 else log.warning)("request", **about)
+                quiet = event.route in PROBES and status < 400
+                tell = log.debug if quiet else log.info if status < 500 else log.error if status == 500 else log.warning
+                tell("request", **about)
             case Audited(action):
                 about = {name: value for name, value in event._asdict().items() if value and name != "action"}
                 (log.warning if action == "refused" else log.info)(

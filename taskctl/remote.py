@@ -65,6 +65,7 @@ FIELD_MAX = 256 * 1024
 """The longest header that is read: a `Link` has the whole address of the next page in it, and a filter can be long."""
 NOT_THEIRS = "a server decides itself which workspace it shows, by the token; leave the workspace out"
 _ELSEWHERE = (301, 302, 303, 307, 308)
+_GATEWAYS = (502, 503, 504)
 _BESIDE = ("/livez", "/readyz", "/version", "/openapi.json", "/docs", "/metrics")
 
 Item = TypeVar("Item")
@@ -321,10 +322,10 @@ class RemoteTasks(TaskService):
                 raise _Failed(failure, doubt=isinstance(failure, OutcomeUnknown), told=True)
             raise failure
         if answer.status != 200:
-            stranger = self._stranger(f"it answered {answer.status}")
+            failure = self._not_ours(answer.status)
             if answer.status >= 500:  # a gateway that gives up does not say whether the server behind it did
-                raise _Failed(stranger, doubt=True)
-            raise stranger
+                raise _Failed(failure, doubt=True)
+            raise failure
         return answer
 
     async def _exchange(
@@ -385,7 +386,7 @@ class RemoteTasks(TaskService):
         if answer.headers.get("Content-Type", "").partition(";")[0] == PROBLEM:
             raise self._decoded(lambda raw: error(msgspec.json.decode(raw)), answer.body)
         if answer.status >= 300:
-            raise self._stranger(f"it answered {answer.status}")
+            raise self._not_ours(answer.status)
         return self._decoded(lambda raw: decode(raw, cast("type[Answer]", kind)), answer.body or b"null")
 
     def _decoded(self, decoder: Callable[[bytes], Answer], body: bytes) -> Answer:
@@ -410,6 +411,12 @@ class RemoteTasks(TaskService):
         unknown = OutcomeUnknown(failure.detail)
         unknown.request_id = failure.request_id
         return unknown
+
+    def _not_ours(self, status: int) -> Unavailable:
+        """Return what an answer without a problem of ours means, by its status."""
+        if status in _GATEWAYS:
+            return Unavailable(f"the server {self._url} cannot be reached now: what stands in front of it answered {status}")
+        return self._stranger(f"it answered {status}")
 
     def _stranger(self, why: str) -> Unavailable:
         return Unavailable(f"what is at {self._url} is not a taskctl server: {why}")

@@ -576,7 +576,7 @@ def shell(tmp_path: Path) -> Shell:
 
 
 def test_the_commands_say_what_they_did(shell: Shell) -> None:
-    told = "600 tasks with 600 changes, in 1 workspaces\n"
+    told = "600 tasks with 600 changes, in 1 workspace\n"
     assert shell("db", "backup", "a.gz") == (0, f"backed up {told}", "")
     assert shell("db", "backup", "b.gz", "--quiet") == (0, "", "")
     counts = {"workspaces": 1, "tasks": 600, "entries": 600}
@@ -595,7 +595,7 @@ def test_a_restore_says_what_has_become_of_the_tokens(shell: Shell) -> None:
     for number, workspace in enumerate(("default", "garden", "garden")):
         shell("token", "create", f"t{number}", "--scope", "admin", "--workspace", workspace)
     assert shell("db", "restore", "b.gz", "--force").err == (
-        "2 tokens were removed, with their workspaces, which the backup does not have\n1 tokens of the database were kept\n"
+        "removed 2 tokens, with the workspaces that the backup does not have\nkept 1 token of the database\n"
     )
     assert [token["name"] for token in shell("token", "list", "-o", "json").json] == ["t0"]
 
@@ -634,8 +634,8 @@ def test_backups_go_through_pipes(shell: Shell) -> None:
             timeout=SECONDS,
             check=False,
         )
-        assert (done.returncode, done.stdout) == (0, b"restored 600 tasks with 600 changes, in 1 workspaces\n"), done
-        assert done.stderr.decode() == f"backed up 600 tasks with 600 changes, in 1 workspaces\n{NO_TOKENS}"
+        assert (done.returncode, done.stdout) == (0, b"restored 600 tasks with 600 changes, in 1 workspace\n"), done
+        assert done.stderr.decode() == f"backed up 600 tasks with 600 changes, in 1 workspace\n{NO_TOKENS}"
         assert contents(url) == contents(f"sqlite:///{shell.home}/tasks.db")
     assert shell("db", "restore", "c.gz", "--force").code == 0
 

@@ -169,7 +169,7 @@ def test_nobody_has_more_than_their_own_part(token: str) -> None:
     assert compose("exec", "-T", "api", "id", "-u").strip() == "10001"
 
 
-def test_three_servers_are_three_targets(token: str) -> None:
+def test_three_servers_are_three_targets(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compose("up", "-d", "--scale", "api=3")
     took = until(lambda: queried('count(up{job="taskctl"} == 1)') == [3], 90)
     print(f"three targets are up after {took:.0f} s")  # noqa: T201  # a figure to look at
@@ -178,6 +178,10 @@ def test_three_servers_are_three_targets(token: str) -> None:
         asked(f"{API}/api/v1/tasks", token, {"title": f"task {number}"})
     served = 'count(sum by (instance) (http_server_request_duration_seconds_count{http_route="/api/v1/tasks"}) > 0)'
     until(lambda: (queried(served) or [0])[0] >= 2, 60)
+    monkeypatch.setenv("TASKCTL_REPLICAS", "3")
+    compose("up", "-d")
+    assert len(ids("api")) == 3
+    until(lambda: healthy(*LASTING))
 
 
 @pytest.mark.parametrize("service", ["postgres", "redis", "api"])
@@ -203,3 +207,33 @@ def test_down_and_up_again_keeps_every_task_and_every_secret(token: str) -> None
     until(lambda: healthy(*LASTING))
     assert compose("exec", "-T", "api", "cat", "/run/secrets/token/first").strip() == token
     assert count(token) == before
+
+
+def test_passwords_are_changed_while_it_runs(token: str) -> None:
+    compose("run", "--rm", "secrets", "--renew", "database", "postgres-exporter", "redis", "redis-admin", "redis-exporter")
+    compose("exec", "-T", "postgres", "bash", "/docker-entrypoint-initdb.d/init.sh")
+    compose("restart", "postgres-exporter", "redis", "redis-exporter", "api")
+    until(lambda: healthy(*LASTING))
+    asked(f"{API}/api/v1/tasks", token, {"title": "with new passwords"})
+    until(lambda: queried("pg_up") == [1] and queried("redis_up") == [1], 60)
+    assert queried("sum(taskctl_redis_breaker_open)") == [0]
+    admin = 'redis-cli --user admin --pass "$(cat /run/secrets/redis/admin)" --no-auth-warning config get maxmemory'
+    assert compose("exec", "-T", "redis", "sh", "-c", admin).split() == ["maxmemory", str(192 * 1024**2)]
+
+
+def test_a_first_token_can_be_had_again(token: str) -> None:
+    compose("run", "--rm", "--entrypoint", "rm", "token", "-f", "/run/secrets/token/first")
+    compose("up", "-d")
+    again = compose("exec", "-T", "api", "cat", "/run/secrets/token/first").strip()
+    assert again != token
+    assert asked(f"{API}/api/v1/me", again)["scopes"] == ["admin"]
+
+
+def test_whoever_comes_while_there_is_no_server_is_told_so_as_by_taskctl(token: str) -> None:
+    compose("stop", "api")
+    with pytest.raises(HTTPError) as caught:
+        asked(f"{API}/api/v1/tasks", token)
+    assert (caught.value.code, json.loads(caught.value.read())["code"]) == (503, "unavailable")
+    until(lambda: (queried("taskctl:requests_failed:ratio_rate5m") or [0])[0] > 0, 90)
+    compose("start", "api")
+    until(lambda: healthy(*LASTING))

@@ -101,6 +101,12 @@ def test_a_name_that_the_server_does_not_go_by_is_told_but_not_at_any_length() -
     assert (line["host"], len(long["host"])) == ("tasks.example", 200)
 
 
+def test_that_all_is_well_with_probes_is_no_news() -> None:
+    probes = [DONE._replace(route=route, status=status) for route in ("/livez", "/readyz", "/metrics") for status in (200, 503)]
+    assert [(line["level"], line["status"]) for line in told(*probes)] == [("warning", 503)] * 3
+    assert [(line["level"], line["status"]) for line in told(*probes, level="debug")] == [("debug", 200), ("warning", 503)] * 3
+
+
 def test_an_address_that_is_none_is_told_as_it_came_but_not_at_any_length() -> None:
     [short, long] = told(DONE._replace(route="", path="/a%20b%1b"), DONE._replace(route="", path="/" + "x" * 5000))
     assert short["path"] == "/a%20b%1b"

@@ -211,6 +211,13 @@ async def test_an_address_that_cannot_be_one_is_a_config_error(url: str) -> None
     assert re.search("expected|no user and password", caught.value.detail)
 
 
+@pytest.mark.parametrize("status", ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"])
+async def test_what_a_proxy_says_of_its_own_is_not_taken_for_another_program(status: str) -> None:
+    async with stranger(http(b"<html>", status, "Content-Type: text/html")) as url, open_tasks(url, settings=SOON) as tasks:
+        with pytest.raises(Unavailable, match=f"cannot be reached now: what stands in front of it answered {status[:3]}$"):
+            await tasks.list()
+
+
 @pytest.mark.parametrize("name", ["gateway", "html"])
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 async def test_a_write_that_a_gateway_gave_up_on_may_have_happened(name: str, write: Asked) -> None:

@@ -1,14 +1,17 @@
 #!/bin/bash
-# Runs once, in a new database: the roles, each with no more than it needs. psql reads the passwords itself, so that no list of
-# processes shows them.
+# Runs in a new database, and by hand whenever a password was changed: the roles, each with no more than it needs. psql reads the
+# passwords itself, so that no list of processes shows them.
 set -euo pipefail
 psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<'SQL'
 \set app `cat /run/secrets/postgres/taskctl`
 \set exporter `cat /run/secrets/postgres/exporter`
-CREATE ROLE taskctl LOGIN PASSWORD :'app';
-CREATE DATABASE taskctl OWNER taskctl TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C';
+SELECT 'CREATE ROLE ' || name FROM (VALUES ('taskctl'), ('exporter')) AS roles (name)
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
+ALTER ROLE taskctl LOGIN PASSWORD :'app';
+ALTER ROLE exporter LOGIN PASSWORD :'exporter' CONNECTION LIMIT 5;
+SELECT $$CREATE DATABASE taskctl OWNER taskctl TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'$$
+WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'taskctl') \gexec
 REVOKE ALL ON DATABASE taskctl FROM PUBLIC;
-CREATE ROLE exporter LOGIN PASSWORD :'exporter' CONNECTION LIMIT 5;
 GRANT pg_monitor TO exporter;
 GRANT CONNECT ON DATABASE taskctl TO exporter;
 \connect taskctl

@@ -1,11 +1,13 @@
 # A small proxy in front of any number of servers.
 FROM debian:12-slim
+COPY contrib/docker/haproxy.cfg /etc/haproxy/haproxy.cfg
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy=2.6.* curl=7.88.* \
-    && rm -rf /var/lib/apt/lists/*
-COPY contrib/docker/haproxy.cfg /etc/haproxy/haproxy.cfg
+    && rm -rf /var/lib/apt/lists/* \
+    # Whoever cloned this may keep files to themselves.
+    && chmod -R a+rX /etc/haproxy
 USER 65534:65534
 EXPOSE 8080
 STOPSIGNAL SIGUSR1
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["curl", "-fsS", "-o", "/dev/null", "http://127.0.0.1:8080/readyz"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["curl", "-fsS", "-o", "/dev/null", "http://127.0.0.1:8080/livez"]
 CMD ["haproxy", "-W", "-db", "-f", "/etc/haproxy/haproxy.cfg"]

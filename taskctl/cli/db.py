@@ -75,7 +75,7 @@ def seed(
     if call.settings.output not in FOR_PEOPLE:
         show_object({"added": added}, call.settings)
     elif not call.quiet:
-        show_lines([f"added {added} tasks"])
+        show_lines([f"added {_many(added, 'task')}"])
 
 
 @command(app)
@@ -102,9 +102,9 @@ def restore(
         restored = wiring.restore(call.settings, file, progress, force=force)
     _show(call, "restored", restored.counts)
     if restored.tokens_removed:
-        call.say(f"{restored.tokens_removed} tokens were removed, with their workspaces, which the backup does not have")
+        call.say(f"removed {_many(restored.tokens_removed, 'token')}, with the workspaces that the backup does not have")
     if restored.tokens_kept:
-        call.say(f"{restored.tokens_kept} tokens of the database were kept")
+        call.say(f"kept {_many(restored.tokens_kept, 'token')} of the database")
     else:
         call.say("no tokens came along, a backup has none: where a server asks for them, `taskctl token create` makes new ones")
 
@@ -117,7 +117,13 @@ def _show(call: Call, done: str, counts: "Counts") -> None:
 
 
 def _told(done: str, counts: "Counts") -> str:
-    return f"{done} {counts.tasks} tasks with {counts.entries} changes, in {counts.workspaces} workspaces"
+    return (
+        f"{done} {_many(counts.tasks, 'task')} with {_many(counts.entries, 'change')}, in {_many(counts.workspaces, 'workspace')}"
+    )
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 @contextmanager

@@ -91,6 +91,7 @@ class Admission:
         self._looking: dict[str, asyncio.Task[_Entry | None]] = {}
         self._used: dict[str, datetime] = {}
         self._noted: dict[str, float] = {}
+        self._notes = True
         everybody = Caller("", None, opened.workspace, ("admin",))
         self._everybody = Admitted(everybody, opened.tasks, None) if opened.tokens is None else None
 
@@ -240,12 +241,15 @@ class Admission:
             return
         try:
             await self._opened.tokens.used(due)
-        except TaskctlError as e:
-            _log.warning("when tokens were last used was not noted: %s", e.detail)
+        except Exception as e:  # it is tried again, and nobody is to wait for it
+            if self._notes:  # once for each time that it begins to fail
+                if isinstance(e, TaskctlError):
+                    _log.warning("when tokens were last used is not noted: %s", e.detail)
+                else:
+                    _log.exception("when tokens were last used is not noted")
+            self._notes = False
             return
-        except Exception:  # it is tried again, and nobody is to wait for it
-            _log.exception("when tokens were last used was not noted")
-            return
+        self._notes = True
         for id, at in due.items():
             self._noted[id] = now
             if self._used.get(id) == at:
