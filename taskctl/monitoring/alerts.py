@@ -25,7 +25,8 @@ TASKCTL: Final = (
     ),
     Alert(
         "TaskctlReplicaVanished",
-        "taskctl:replicas_up:count < max_over_time(taskctl:replicas_up:count[30m])",
+        # After a restart Prometheus counts who has gone meanwhile for the 5 minutes that it looks back: what did not last longer is none.
+        "taskctl:replicas_up:count < max_over_time(min_over_time(taskctl:replicas_up:count[6m])[30m:1m])",
         "5m",
         "warning",
         "There are fewer servers than half an hour ago",
