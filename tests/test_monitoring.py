@@ -55,7 +55,7 @@ def test_the_data_source_of_the_dashboards_is_the_provisioned_one() -> None:
     assert f"./contrib/grafana/dashboards:{provider['options']['path']}:ro" in mounted
     config = yaml.safe_load((CONTRIB / "prometheus/prometheus.yml").read_text("utf-8"))
     assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
-    assert {job["job_name"] for job in config["scrape_configs"]} >= {"taskctl", "postgres", "redis"}
+    assert {job["job_name"] for job in config["scrape_configs"]} >= {"taskctl", "proxy", "postgres", "redis"}
 
 
 @pytest.mark.parametrize("what", ["dashboards", "rules"])

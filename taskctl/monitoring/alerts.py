@@ -25,7 +25,8 @@ TASKCTL: Final = (
     ),
     Alert(
         "TaskctlReplicaVanished",
-        "taskctl:replicas_up:count < max_over_time(taskctl:replicas_up:count[30m])",
+        # After a restart Prometheus counts who has gone meanwhile for the 5 minutes that it looks back: what did not last longer is none.
+        "taskctl:replicas_up:count < max_over_time(min_over_time(taskctl:replicas_up:count[6m])[30m:1m])",
         "5m",
         "warning",
         "There are fewer servers than half an hour ago",
@@ -189,6 +190,44 @@ TASKCTL: Final = (
         "warning",
         "The tasks have not been counted for long",
         "What is shown of them is {{ $value | humanizeDuration }} old.",
+    ),
+)
+
+PROXY: Final = (
+    Alert(
+        "ProxyDown",
+        'up{job="proxy"} == 0\nor absent(up{job="proxy"})',
+        "1m",
+        "critical",
+        "The proxy does not answer",
+        "Prometheus has got nothing from {{ if $labels.instance }}{{ $labels.instance }}{{ else }}any target of the job proxy{{ end }} for a minute. "
+        "Who comes through it gets nothing either.",
+    ),
+    Alert(
+        "ProxyWithoutServers",
+        'max by (job, instance, proxy) (haproxy_backend_active_servers{job="proxy",proxy="ready"}) == 0',
+        "1m",
+        "critical",
+        "The proxy finds no server that is ready",
+        "None has been ready for a minute. It asks those that live, if there are any, and answers 503 by itself if not.",
+    ),
+    Alert(
+        "ProxyFailing",
+        # Few requests are no part of the budgets of the goals, and many are told of by these sooner: this one says where they fail.
+        "60 * taskctl:requests_failed_at_proxy:rate5m > 1",
+        # Longer than what happened once stays in the rate.
+        "10m",
+        "warning",
+        "The proxy answers requests with 5xx by itself",
+        "{{ $value | humanize }} a minute: it finds no server, or gets no answer from one. No server counts them; the goals do.",
+    ),
+    Alert(
+        "ProxyConnections",
+        'haproxy_process_current_connections{job="proxy"} / haproxy_process_max_connections{job="proxy"} > 0.8',
+        "5m",
+        "warning",
+        "The proxy is running out of connections",
+        "{{ $value | humanizePercentage }} of maxconn are open. Beyond that, whoever comes waits.",
     ),
 )
 
@@ -356,6 +395,7 @@ FILES: Final[Mapping[str, Sequence[Group]]] = {
         Group("taskctl-routes", tuple(routes())),
         Group("taskctl", (Record("taskctl:replicas_up:count", 'count(up{job="taskctl"} == 1) or vector(0)'), *TASKCTL)),
     ),
+    "proxy.yml": (Group("proxy", PROXY),),
     "postgresql.yml": (Group("postgresql", POSTGRESQL),),
     "redis.yml": (Group("redis", REDIS),),
     "prometheus.yml": (Group("prometheus", PROMETHEUS),),

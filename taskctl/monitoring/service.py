@@ -9,12 +9,25 @@ _ROUTE: Final = "{{http_request_method}} {{http_route}}"
 _BY_ROUTE: Final = "http_request_method, http_route"
 _FAILED: Final = ',http_response_status_code=~"5.."'
 _BUDGET: Final = "30d"
+_PROXY: Final = 'job="proxy"'
+_NO_PROXY: Final = "no HAProxy"
 
 
 def _left(bad: str, of: str, goal: float) -> str:
     """Return which part of the budget of 30 days is left."""
     ratio = f"avg_over_time(taskctl:requests_{bad}:rate5m[{_BUDGET}])\n/ (avg_over_time(taskctl:{of}:rate5m[{_BUDGET}]) > 0)"
     return f"1 - ({ratio}) / {goal:g}"
+
+
+def _answers(side: str, by: str, more: str) -> str:
+    """Return how many answers a second left the proxy (frontend), or came to it (server)."""
+    return f"sum {by}(rate(haproxy_{side}_http_responses_total{{{_PROXY}{more}}}[$__rate_interval]))"
+
+
+def _by_itself(code: str) -> str:
+    """Return how many answers a second of a kind left the proxy and came from no server."""
+    left, came = _answers("frontend", "", f',proxy="http",code="{code}"'), _answers("server", "", f',code="{code}"')
+    return f"clamp_min({left}\n- {came}, 0)"
 
 
 def _burn(bad: str, goal: float) -> tuple[Query, ...]:
@@ -208,6 +221,59 @@ SERVICE: Final = Dashboard(
                     nothing="no requests",
                     limits=(1, 14.4),
                     width=12,
+                ),
+            ),
+        ),
+        Row(
+            "The proxy",
+            (
+                Panel(
+                    "Answers of the proxy",
+                    "Answers a second to all who come through the proxy, by the first digit of their status.",
+                    "reqps",
+                    [Query(_answers("frontend", "by (code) ", ',proxy="http"'), "{{code}}")],
+                    nothing=_NO_PROXY,
+                    stacked=True,
+                    width=6,
+                ),
+                Panel(
+                    "What the proxy answers itself",
+                    "Answers a second that are of no server. 5xx: it found none, or got no answer from it. 4xx: what it does not pass on, or could not read.",
+                    "reqps",
+                    [Query(_by_itself(code), code) for code in ("5xx", "4xx")],
+                    nothing=_NO_PROXY,
+                    limits=(0.1, 1),
+                    width=6,
+                ),
+                Panel(
+                    "Servers of the proxy",
+                    "Servers that it finds: those that are ready get the requests. If none is, those that live do, and answer what they remember.",
+                    "short",
+                    [
+                        Query(
+                            f'min by (proxy) (haproxy_backend_active_servers{{{_PROXY},proxy=~"ready|alive"}})',
+                            "{{proxy}}",
+                        )
+                    ],
+                    nothing=_NO_PROXY,
+                    limits=(1, 0.5),
+                    width=6,
+                    decimals=0,
+                ),
+                Panel(
+                    "Connections of the proxy",
+                    "The part of maxconn that is open. Beyond it, whoever comes waits.",
+                    "percentunit",
+                    [
+                        Query(
+                            f"max by (instance) (haproxy_process_current_connections{{{_PROXY}}}\n"
+                            f"/ haproxy_process_max_connections{{{_PROXY}}})",
+                            "{{instance}}",
+                        )
+                    ],
+                    nothing=_NO_PROXY,
+                    limits=(0.5, 0.8),
+                    width=6,
                 ),
             ),
         ),

@@ -1,14 +1,16 @@
-"""All that contrib/ is for, as processes of our own: taskctl, PostgreSQL, Redis, both exporters and Prometheus, under a load.
+"""All that contrib/ is for, as processes of our own: taskctl, HAProxy, PostgreSQL, Redis, exporters and Prometheus, under a load.
 
-The programs are Debian's (postgresql-15, redis-server, prometheus, prometheus-postgres-exporter, prometheus-redis-exporter), each
-on a free port with a folder of its own; what a machine runs by itself is not touched.
+The programs are Debian's (haproxy, postgresql-15, redis-server, prometheus, prometheus-postgres-exporter,
+prometheus-redis-exporter), each on a free port with a folder of its own; what a machine runs by itself is not touched.
 """
 
 import asyncio
 import itertools
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +31,9 @@ from tests.support import Server, Shell, bearing
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "contrib/prometheus"
+PROXY = ROOT / "contrib/docker/haproxy.cfg"
+HAPROXY = Path("/usr/sbin/haproxy")
+"""Where Debian has it, and not everybody looks."""
 POSTGRESQL = Path("/usr/lib/postgresql/15/bin")
 PROGRAMS = ("promtool", "prometheus", "prometheus-postgres-exporter", "prometheus-redis-exporter", "redis-server")
 READY_SECONDS = 30
@@ -43,7 +48,8 @@ PACE_SECONDS = 0.2
 def missing() -> list[str]:
     """Return what of Debian's packages is not here."""
     found = [program for program in PROGRAMS if shutil.which(program) is None]
-    return [*found, *(["postgresql-15"] if not (POSTGRESQL / "postgres").exists() else [])]
+    placed = {"haproxy": HAPROXY, "postgresql-15": POSTGRESQL / "postgres"}
+    return [*found, *(package for package, program in placed.items() if not program.exists())]
 
 
 class Prometheus(NamedTuple):
@@ -71,10 +77,38 @@ class Prometheus(NamedTuple):
         return found
 
 
+class Proxy(NamedTuple):
+    """A HAProxy that runs. names: of its servers, with their backends; told: the socket at which it does what it is told."""
+
+    url: str
+    metrics: str
+    names: Sequence[str]
+    told: Path
+    process: subprocess.Popen[bytes]
+
+    @contextmanager
+    def without(self, backend: str = "") -> Iterator[None]:
+        """Have it find no server meanwhile, in one backend or in both."""
+        names = [name for name in self.names if name.startswith(backend)]
+        self._tell(*(f"set server {name} state maint" for name in names))
+        try:
+            yield
+        finally:
+            self._tell(*(f"set server {name} state ready" for name in names))
+
+    def _tell(self, *commands: str) -> None:
+        with socket.socket(socket.AF_UNIX) as way:
+            way.connect(str(self.told))
+            way.sendall(f"{';'.join(commands)}\n".encode())
+            said = b"".join(iter(lambda: way.recv(4096), b""))  # it closes when all is done
+        assert not said.strip(), said
+
+
 class Lab(NamedTuple):
     """Everything, after a load."""
 
     prometheus: Prometheus
+    proxy: Proxy
     cluster: Cluster
     servers: Sequence[Server]
     token: str
@@ -95,18 +129,21 @@ def lab(seconds: float) -> Iterator[Lab]:
         assert shell("db", "seed", "--count", "300").code == 0
         token = shell("token", "create", "ops", "--scope", "admin").out.strip()
         servers = [stack.enter_context(Server(shell)) for _ in range(REPLICAS)]
+        addresses = [f"127.0.0.1:{server.port}" for server in servers]
+        proxy = stack.enter_context(_proxy(folder, addresses))
         metrics = {
-            "taskctl": [f"127.0.0.1:{server.port}" for server in servers],
+            "taskctl": addresses,
+            "proxy": [proxy.metrics],
             "postgres": [stack.enter_context(_postgres_exporter(cluster))],
             "redis": [stack.enter_context(_redis_exporter(redis))],
         }
         prometheus = stack.enter_context(_prometheus(folder, metrics))
-        asyncio.run(_use([server.url for server in servers], token, seconds))
-        yield Lab(prometheus, cluster, servers, token)
+        asyncio.run(_use([server.url for server in servers], proxy, token, seconds))
+        yield Lab(prometheus, proxy, cluster, servers, token)
 
 
 @contextmanager
-def running(command: Sequence[str], ready: str, **environment: str) -> Iterator[None]:
+def running(command: Sequence[str], ready: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program, from when an address answers until it is not needed any more."""
     with TemporaryDirectory(prefix="taskctl-ops-") as folder, Path(folder, "log").open("w+b") as log:
         process = subprocess.Popen(
@@ -118,7 +155,7 @@ def running(command: Sequence[str], ready: str, **environment: str) -> Iterator[
                 assert process.poll() is None, Path(log.name).read_text("utf-8")
                 assert time.monotonic() < deadline, Path(log.name).read_text("utf-8")
                 time.sleep(0.05)
-            yield
+            yield process
         finally:
             process.terminate()
             try:
@@ -134,6 +171,31 @@ def _answers(url: str) -> bool:
             return True
     except OSError:
         return False
+
+
+@contextmanager
+def _proxy(folder: Path, servers: Sequence[str]) -> Iterator[Proxy]:
+    """Run it with the repository's file: only with addresses of this machine in place of names, and a way to tell it things."""
+    at, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    config = PROXY.read_text("utf-8")
+    named = {f"api{number}": server for number, server in enumerate(servers, 1)}
+    these = "".join(f"    server {name} {server}\n" for name, server in named.items())
+    for old, new, times in (
+        (r"^resolvers .*\n(?: .*\n)+", "", 1),
+        (r" resolvers \S+ resolve-prefer \S+ init-addr none$", "", 2),
+        (r"^    server-template .*\n", these, 2),
+        (r"bind :8080$", f"bind {at}", 1),
+        (r"bind :8405$", f"bind {metrics}", 1),
+    ):
+        config, found = re.subn(old, new, config, flags=re.MULTILINE)
+        assert found == times, f"{PROXY} has not what is replaced here: {old}"
+    told = folder / "proxy"
+    files = {folder / "haproxy.cfg": config, folder / "told.cfg": f"global\n    stats socket {told} mode 600 level admin\n"}
+    for file, text in files.items():
+        file.write_text(text, "utf-8")
+    names = [f"{backend}/{name}" for backend in ("ready", "alive") for name in named]
+    with running([str(HAPROXY), "-db", "--", *map(str, files)], f"http://{metrics}/metrics") as process:
+        yield Proxy(f"http://{at}", metrics, names, told, process)
 
 
 @contextmanager
@@ -175,7 +237,7 @@ def _prometheus(folder: Path, targets: Mapping[str, Sequence[str]]) -> Iterator[
 # -------------------------------------------------------------------------------------------------------------- the load
 
 
-async def _use(urls: Sequence[str], token: str, seconds: float) -> None:
+async def _use(urls: Sequence[str], proxy: Proxy, token: str, seconds: float) -> None:
     """Do everything that a server can do, again and again."""
     deadline = time.monotonic() + seconds
     async with aiohttp.ClientSession(headers=bearing(token)) as session:
@@ -184,8 +246,13 @@ async def _use(urls: Sequence[str], token: str, seconds: float) -> None:
                 return
             here, there = (f"{urls[(turn + each) % len(urls)]}/api/v1" for each in (0, 1))
             await asyncio.gather(
-                _work(session, here, there, turn), _look(session, here), _look(session, there), _err(session, here)
+                _work(session, here, there, turn),
+                _look(session, here),
+                _look(session, there),
+                _look(session, f"{proxy.url}/api/v1"),
+                _err(session, here),
             )
+            await _turn_away(session, proxy)
             if turn % 10 == 0:
                 await _administer(session, here, turn)
             await asyncio.sleep(PACE_SECONDS)
@@ -236,6 +303,13 @@ async def _err(session: aiohttp.ClientSession, base: str) -> None:
     await _call(session, "PATCH", f"{base}/tasks/1", 412, json={"title": "late"}, headers={"If-Match": '"999"'})
     await _call(session, "PUT", f"{base}/tasks", 405)
     await _call(session, "GET", f"{base}/me", 401, 429, headers={"Authorization": "Bearer nothing"})
+
+
+async def _turn_away(session: aiohttp.ClientSession, proxy: Proxy) -> None:
+    """Have the proxy answer by itself, while nobody else comes through it."""
+    await _call(session, "GET", f"{proxy.url}/metrics", 404)
+    with proxy.without():
+        await _call(session, "GET", f"{proxy.url}/api/v1/me", 503)
 
 
 async def _administer(session: aiohttp.ClientSession, base: str, turn: int) -> None:

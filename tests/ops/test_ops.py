@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -120,8 +121,8 @@ def test_every_panel_has_data(running: Lab) -> None:
 
 
 def test_panels_show_more_than_what_they_say_if_there_is_nothing(running: Lab) -> None:
-    """A query with a wrong label would be 0 where it says `or`, and have data all the same."""
-    replaced = [(name, expr) for name, expr in QUERIES if re.search(r"\bor (0 \*|vector)", expr)]
+    """A query with a wrong label would be 0 where it says `or` or `clamp_min`, and have data all the same."""
+    replaced = [(name, expr) for name, expr in QUERIES if re.search(r"\bor (0 \*|vector)|\bclamp_min\b", expr)]
     zero = {
         name
         for name, expr in replaced
@@ -148,12 +149,37 @@ def test_every_metric_that_is_asked_for_is_there(running: Lab) -> None:
     assert wanted - there - NEWER - {"ALERTS"} == set()
 
 
-def test_a_server_that_goes_is_missed(running: Lab) -> None:
-    """The last test here, for it takes one of the servers away."""
+def seen(running: Lab, *queries: str) -> None:
+    """Wait until queries have answers."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not all(running.prometheus.samples(query) for query in queries):  # Prometheus tells nobody what it has scraped
+        assert time.monotonic() < deadline, queries
+        time.sleep(0.2)
+
+
+def pending(running: Lab, *alerts: str) -> None:
+    """Wait until alerts would fire if it stays so."""
+    seen(running, *(f'ALERTS{{alertname="{name}",alertstate="pending"}}' for name in alerts))
+
+
+def test_what_the_proxy_answers_by_itself_has_failed(running: Lab) -> None:
+    """And nothing else has, here: what comes through the proxy is counted by the servers, too."""
+    [by_itself] = running.prometheus.samples("taskctl:requests_failed_at_proxy:rate5m")
+    assert float(by_itself["value"][1]) > 0
+    pending(running, "ProxyFailing")
+
+
+def test_a_proxy_that_finds_no_server_is_missed(running: Lab) -> None:
+    seen(running, f'haproxy_backend_active_servers{{proxy="ready"}} == {len(running.servers)}')
+    with running.proxy.without("ready"):
+        pending(running, "ProxyWithoutServers")
+        with urlopen(f"{running.proxy.url}/livez", timeout=10) as answer:  # of one that lives
+            assert answer.status == 200
+
+
+def test_a_server_and_a_proxy_that_go_are_missed(running: Lab) -> None:
+    """The last test here, for it takes them away. TaskctlReplicaVanished counts what lasted longer than all of this."""
     assert running.prometheus.samples("taskctl:replicas_up:count")[0]["value"][1] == str(len(running.servers))
     running.servers[0].stop()
-    wanted = [f'ALERTS{{alertname="{name}",alertstate="pending"}}' for name in ("TaskctlTargetDown", "TaskctlReplicaVanished")]
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not all(running.prometheus.samples(each) for each in wanted):  # Prometheus tells nobody of a pending alert
-        assert time.monotonic() < deadline, wanted
-        time.sleep(0.2)
+    running.proxy.process.terminate()
+    pending(running, "TaskctlTargetDown", "ProxyDown")
