@@ -1,11 +1,10 @@
 # A small proxy in front of any number of servers.
 FROM debian:12-slim
-COPY contrib/docker/haproxy.cfg /etc/haproxy/haproxy.cfg
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy=2.6.* curl=7.88.* \
-    && rm -rf /var/lib/apt/lists/* \
-    # Whoever cloned this may keep files to themselves.
-    && chmod -R a+rX /etc/haproxy
+    && rm -rf /var/lib/apt/lists/*
+# Whoever cloned this may keep files to themselves.
+COPY --chmod=0444 contrib/docker/haproxy.cfg /etc/haproxy/haproxy.cfg
 USER 65534:65534
 EXPOSE 8080
 STOPSIGNAL SIGUSR1
