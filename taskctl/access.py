@@ -102,6 +102,35 @@ def redacted(text: str) -> str:
     return text
 
 
+PATH_MAX: Final = 200
+"""Characters of an address that are told."""
+ENCODED_MAX: Final = 8
+"""How often an address may be encoded and still be told: it is decoded as often to see whether there is a secret in it."""
+
+
+def told_path(raw: str) -> str:
+    """Return the path of a request as it may be told: encoded, unless there is a secret in it that could be hidden so."""
+    # First of all, because strangers choose how long it is. Twice as much, so that what is taken out of it leaves enough.
+    told = raw[: 2 * PATH_MAX]
+    plain = _decoded(told)
+    if plain is None:
+        return "…"
+    # Where it was cut off, an @ may have followed that makes a password of what is before it.
+    whole = plain if told == raw else f"{plain}@"
+    if (safe := redacted(whole)) != whole:
+        told = safe
+    return told if len(raw) <= 2 * PATH_MAX and len(told) <= PATH_MAX else f"{told[: PATH_MAX - 1]}…"
+
+
+def _decoded(path: str) -> str | None:
+    """Return a path as it is when it has been decoded until nothing changes any more; None if that takes too long."""
+    for _ in range(ENCODED_MAX + 1):
+        if "%" not in path or (plain := unquote(path)) == path:
+            return path
+        path = plain
+    return None
+
+
 def _without_password(address: re.Match[str]) -> str:
     password, _, host = address[2].rpartition("@")
     return f"{address[1]}[secret]@{host}" if password else address[0]

@@ -14,15 +14,15 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
-from urllib.parse import unquote
 
 import msgspec
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
-from taskctl.access import redacted
+from taskctl.access import redacted, told_path
 from taskctl.errors import TaskctlError
 from taskctl.observe import (
+    PROBES,
     TRACE,
     Audited,
     BatchCommitted,
@@ -45,12 +45,8 @@ from taskctl.wire import shown_json
 Format: TypeAlias = Literal["console", "json"]
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 
-PROBES: Final = ("/livez", "/readyz", "/metrics")
-"""What balancers and Prometheus ask all the time: that all is well is no news."""
-PATH_MAX: Final = 200
-"""Characters of an address that is no route; whoever sends longer ones writes our log."""
-ENCODED_MAX: Final = 8
-"""How often an address may be encoded and still be told: it is decoded as often to see whether there is a secret in it."""
+HOST_MAX: Final = 200
+"""Characters of a name that the server does not go by; whoever sends longer ones writes our log."""
 
 _NUMBERS: Final[Mapping[Level, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _BARE: Final = re.compile(r"[^\s\"=\\]+")
@@ -112,7 +108,7 @@ class Logs:
         """Write the line of an event, if it has one."""
         log = self._log
         match event:
-            case RequestDone() if not self._debug and event.route in PROBES and event.status < 400:
+            case RequestDone() if not self._debug and event.route.endswith(PROBES) and event.status < 400:
                 pass
             case RequestDone():
                 status = event.status
@@ -120,7 +116,7 @@ class Logs:
                 if event.route:
                     about["route"] = event.route
                 else:
-                    about["path"] = _path(event.path)
+                    about["path"] = told_path(event.path)
                 about["status"] = status
                 about["milliseconds"] = _milliseconds(event.seconds)
                 if event.workspace:
@@ -130,10 +126,10 @@ class Logs:
                 if event.address:
                     about["address"] = event.address
                 if event.host:
-                    about["host"] = event.host[:PATH_MAX]
+                    about["host"] = event.host[:HOST_MAX]
                 if event.trace:
                     about["trace_id"] = event.trace
-                quiet = event.route in PROBES and status < 400
+                quiet = event.route.endswith(PROBES) and status < 400
                 tell = log.debug if quiet else log.info if status < 500 else log.error if status == 500 else log.warning
                 tell("request", **about)
             case Audited(action):
@@ -211,29 +207,6 @@ class _Handler(logging.Handler):
 
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
-
-
-def _path(raw: str) -> str:
-    """Return the path of a request as it may be told: encoded, unless there is a secret in it that could be hidden so."""
-    # First of all, because strangers choose how long it is. Twice as much, so that what is taken out of it leaves enough.
-    told = raw[: 2 * PATH_MAX]
-    plain = _decoded(told)
-    if plain is None:
-        return "…"
-    # Where it was cut off, an @ may have followed that makes a password of what is before it.
-    whole = plain if told == raw else f"{plain}@"
-    if (safe := redacted(whole)) != whole:
-        told = safe
-    return told if len(raw) <= 2 * PATH_MAX and len(told) <= PATH_MAX else f"{told[: PATH_MAX - 1]}…"
-
-
-def _decoded(path: str) -> str | None:
-    """Return a path as it is when it has been decoded until nothing changes any more; None if that takes too long."""
-    for _ in range(ENCODED_MAX + 1):
-        if "%" not in path or (plain := unquote(path)) == path:
-            return path
-        path = plain
-    return None
 
 
 # ---------------------------------------------------------------------------------------------------------- the one place

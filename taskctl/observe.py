@@ -43,6 +43,10 @@ class RequestBegun(NamedTuple):
     headers: Mapping[str, str]
 
 
+class RequestCut(NamedTuple):
+    """An HTTP request that had begun gets no answer from us: it was cancelled."""
+
+
 class RequestDone(NamedTuple):
     """An HTTP request was answered. route: its template, or "" if none fitted; seconds: until the answer was ready.
 
@@ -109,7 +113,7 @@ class BatchCommitted(NamedTuple):
     """Changesets were committed in one transaction; `waiting` more of the workspace had arrived meanwhile.
 
     created: how many tasks were added; leads: of each task that became done, the seconds since it was created. contexts: of those
-    who wait for them; it was done on behalf of the first.
+    who wait for them; it was done in one of these.
     """
 
     workspace: str
@@ -123,7 +127,7 @@ class BatchCommitted(NamedTuple):
 
 
 class ReadShared(NamedTuple):
-    """Several who asked at the same time were answered by one statement. contexts: theirs; it was run on behalf of the first."""
+    """Several who asked at the same time were answered by one statement. contexts: theirs; it was run in one of these."""
 
     contexts: Sequence[Context]
     seconds: float
@@ -190,13 +194,14 @@ class FeedPolled(NamedTuple):
 class RedisDone(NamedTuple):
     """A round trip to Redis is over. command: the first one of it; keys: how many keys, or names, it was about.
 
-    failed: it was not answered in time, or was refused; all that follows from it is a miss.
+    failed: it was not answered in time, or was refused; all that follows from it is a miss. contexts: of those who wait for it.
     """
 
     command: str
     keys: int
     seconds: float
     failed: bool
+    contexts: Sequence[Context] = ()
 
 
 class RedisAway(NamedTuple):
@@ -219,6 +224,7 @@ class RedisBack(NamedTuple):
 
 Event: TypeAlias = (
     RequestBegun
+    | RequestCut
     | RequestDone
     | RateLimited
     | Audited
@@ -245,17 +251,19 @@ def ignore(event: Event) -> None:
     """Observe nothing."""
 
 
+PROBES: Final = ("/livez", "/readyz", "/metrics")
+"""The ends of routes that balancers and Prometheus ask all the time: that all is well there is no news."""
 TRACE: Final[ContextVar[str]] = ContextVar("taskctl.trace", default="")
 """The id of the trace that what happens belongs to, "" if there is none that is kept. Whoever makes traces sets it."""
 
 
-def act_for(context: Context) -> None:
-    """Have what the running task does from now on count as done on behalf of somebody else, by their copy of a context.
+def on_behalf_of(contexts: Sequence[Context]) -> Context:
+    """Return the context in which to do what several wait for: of the first whose trace is kept, else of the first.
 
-    A task that works for one after the other is in nobody's context for long, and begins in an empty one.
+    Nobody's is an empty one. What works for one after the other does each piece in such a context, and runs in an empty one
+    itself: else all would count as done for whoever happened to begin it.
     """
-    for variable, value in context.items():
-        variable.set(value)
+    return next((context for context in contexts if context.get(TRACE)), contexts[0] if contexts else Context())
 
 
 Reading: TypeAlias = float | Mapping[tuple[str, ...], float]

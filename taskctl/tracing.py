@@ -7,15 +7,27 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import Context, ContextVar, Token
 from threading import Thread
 from typing import Any, Final, NamedTuple, Self
+from urllib.parse import urlsplit
 from uuid import uuid4
 
-from taskctl.access import redacted
+from taskctl.access import redacted, told_path
 from taskctl.errors import ConfigError, TaskctlError
-from taskctl.observe import TRACE, BatchCommitted, Event, ReadShared, RedisDone, RequestBegun, RequestDone, StatementDone
+from taskctl.observe import (
+    PROBES,
+    TRACE,
+    BatchCommitted,
+    Event,
+    ReadShared,
+    RedisDone,
+    RequestBegun,
+    RequestCut,
+    RequestDone,
+    StatementDone,
+)
 from taskctl.tasks import (
     CacheStats,
     Changeset,
@@ -41,19 +53,21 @@ try:
     from opentelemetry.context import Context as Carried
     from opentelemetry.context import attach, detach
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.propagate import extract
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
     from opentelemetry.util.types import Attributes
 except ImportError as e:
     raise ConfigError("tracing needs more than is installed: pip install 'taskctl[otel]'") from e
+except ValueError as e:  # it reads some of its variables when it is imported
+    raise ConfigError(f"OpenTelemetry does not understand one of its variables, OTEL_...: {e}") from e
 
-PATH_MAX: Final = 200
-"""Characters of the path of a request."""
+METHOD_MAX: Final = 40
+"""Characters of a method that nobody knows."""
 LINKS_MAX: Final = 100
-"""Others that a span names. A transaction may have a thousand; what is told of it is to stay small."""
+"""Others that the span of shared work names; they all name it. A transaction may have a thousand of them."""
 FLUSH_SECONDS: Final = 5.0
 """How long a server that stops may take to send what waits."""
 
@@ -77,6 +91,9 @@ class _Request(NamedTuple):
 
 
 _REQUEST: Final[ContextVar[_Request | None]] = ContextVar("taskctl.request", default=None)
+_SPAN: Final[ContextVar[Span]] = ContextVar("taskctl.span", default=trace.INVALID_SPAN)
+"""The current span of ours; unlike OpenTelemetry's it can be read in contexts that are somebody else's."""
+_PARENT: Final = TraceContextTextMapPropagator()
 
 
 class Tracing:
@@ -101,12 +118,14 @@ class Tracing:
                 self._begin(event)
             case RequestDone():
                 self._end(event)
+            case RequestCut():
+                self._cut()
             case StatementDone(sql, rows, seconds, name, failed):
                 about: Attributes = {"db.system.name": self._database, "db.query.text": sql, "taskctl.rows": rows}
                 self._told(f"statement {name}", seconds, about, failed=failed)
-            case RedisDone(command, keys, seconds, failed):
+            case RedisDone(command, keys, seconds, failed, contexts):
                 about = {"db.system.name": "redis", "db.operation.name": command, "taskctl.keys": keys}
-                self._told(f"redis {command}", seconds, about, failed=failed)
+                self._told(f"redis {command}", seconds, about, contexts=contexts, failed=failed)
             case BatchCommitted(_, changesets, operations, _, seconds):
                 about = {"taskctl.changesets": changesets, "taskctl.operations": operations}
                 self._told("commit", seconds, about, SpanKind.INTERNAL, event.contexts)
@@ -125,44 +144,48 @@ class Tracing:
         *,
         failed: bool = False,
     ) -> None:
-        """Make the span of what has just ended. contexts: of all that it was done for; it is linked with all but the first."""
-        if not trace.get_current_span().is_recording():
+        """Make the span of what has just ended. contexts: of all that it was done for; it is linked with the others."""
+        parent = trace.get_current_span()
+        if not _is_kept(parent):
             return
-        others = [span for context in contexts[1 : LINKS_MAX + 1] if (span := context.run(trace.get_current_span)).is_recording()]
-        ended = time.time_ns()
-        links = [Link(span.get_span_context()) for span in others]
+        ended, ours = time.time_ns(), parent.get_span_context()
+        spans = [context.get(_SPAN, trace.INVALID_SPAN) for context in contexts]
+        others = [span for span in spans if _is_kept(span) and span.get_span_context() != ours]
+        links = [Link(span.get_span_context()) for span in others[:LINKS_MAX]]
         span = self._tracer.start_span(name, kind=kind, attributes=about, links=links, start_time=ended - int(seconds * 1e9))
         for other in others:
-            other.add_link(span.get_span_context())
+            if other.is_recording():  # else whoever asked has not waited for it
+                other.add_link(span.get_span_context())
         if failed:
             _fail(span, "_OTHER")
         span.end(ended)
 
     def _begin(self, event: RequestBegun) -> None:
-        method = event.method if event.method in _METHODS else "_OTHER"
-        about = {"http.request.method": method, "url.scheme": event.scheme}
+        if event.route.endswith(PROBES):
+            return
+        known = event.method in _METHODS
+        about = {"http.request.method": event.method if known else "_OTHER", "url.scheme": event.scheme}
+        if not known:
+            about["http.request.method_original"] = redacted(event.method)[:METHOD_MAX]
         if event.route:
             about["http.route"] = event.route
-        # In somebody else's application the request may be in a trace already.
-        ours = trace.get_current_span().get_span_context().is_valid
-        carried = None if ours else extract(event.headers)
-        name = f"{method if method != '_OTHER' else 'HTTP'} {event.route}".rstrip()
+        # In somebody else's application the request may be in a trace already. Of what a caller tells only the place in its
+        # trace is taken over: all else (tracestate, baggage) would be sent on as it is, however long.
+        carried = None
+        if not trace.get_current_span().is_recording():
+            told = event.headers.get("traceparent")
+            carried = _PARENT.extract({"traceparent": told} if told else {}, Carried())
+        name = f"{event.method if known else 'HTTP'} {event.route}".rstrip()
         span = self._tracer.start_span(name, carried, SpanKind.SERVER, about)
         before = attach(trace.set_span_in_context(span, carried))
-        trace_id = trace.format_trace_id(span.get_span_context().trace_id) if span.is_recording() else ""
-        _REQUEST.set(_Request(span, before, TRACE.set(trace_id)))
+        _SPAN.set(span)
+        _REQUEST.set(_Request(span, before, TRACE.set(_kept_id(span))))
 
     def _end(self, event: RequestDone) -> None:
-        request = _REQUEST.get()
-        if request is None:  # it was refused before it was one
+        span = _left()
+        if span is None or not span.is_recording():  # it was refused before it was one, or is not kept
             return
-        _REQUEST.set(None)
-        TRACE.reset(request.trace_before)
-        detach(request.before)
-        span = request.span
-        if not span.is_recording():
-            return
-        span.set_attribute("url.path", redacted(event.path[: 2 * PATH_MAX])[:PATH_MAX])
+        span.set_attribute("url.path", told_path(event.path))
         span.set_attribute("http.response.status_code", event.status)
         span.set_attribute("http.request.body.size", event.received)
         span.set_attribute("http.response.body.size", event.sent)
@@ -172,6 +195,35 @@ class Tracing:
         if event.status >= 500:
             _fail(span, str(event.status))
         span.end()
+
+    def _cut(self) -> None:
+        span = _left()
+        if span is not None:
+            span.set_attribute("error.type", "cancelled")
+            span.end()
+
+
+def _left() -> Span | None:
+    """Leave the request that is current, and return its span; None if there is none."""
+    request = _REQUEST.get()
+    if request is None:
+        return None
+    _REQUEST.set(None)
+    _SPAN.set(trace.INVALID_SPAN)
+    TRACE.reset(request.trace_before)
+    detach(request.before)
+    return request.span
+
+
+def _is_kept(span: Span) -> bool:
+    """Return whether a span is sent, or will be: also of one that has ended, for what was done for it ends later at times."""
+    about = span.get_span_context()
+    return about.is_valid and about.trace_flags.sampled
+
+
+def _kept_id(span: Span) -> str:
+    """Return the id of the trace of a span, "" if that is not kept."""
+    return trace.format_trace_id(span.get_span_context().trace_id) if _is_kept(span) else ""
 
 
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"))
@@ -214,15 +266,22 @@ class _TracedTasks(TaskService):
         # A task that is not there, or was changed meanwhile, is no failure of ours: so we say what is one.
         current = self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False)
         with current as span:
+            before, trace_before = _SPAN.set(span), TRACE.set(_kept_id(span))
             try:
                 yield span
             except TaskctlError as e:
                 if e.status >= 500:
                     _fail(span, e.code)
                 raise
+            except asyncio.CancelledError:
+                span.set_attribute("error.type", "cancelled")
+                raise
             except Exception as e:
                 _fail(span, type(e).__qualname__)
                 raise
+            finally:
+                _SPAN.reset(before)
+                TRACE.reset(trace_before)
 
 
 class _TracedMemory(_TracedTasks, Remembering):
@@ -241,7 +300,7 @@ class _TracedMemory(_TracedTasks, Remembering):
 def _is_dropped() -> bool:
     """Return whether we are in a trace that is not kept, and so nothing in it would be."""
     around = trace.get_current_span()
-    return around.get_span_context().is_valid and not around.is_recording()
+    return around.get_span_context().is_valid and not _is_kept(around)
 
 
 def _tell_origin(span: Span, answer: Read[Any] | TaskctlError) -> None:
@@ -263,21 +322,50 @@ async def exporting(version: str) -> AsyncIterator[TracerProvider]:
     Raises ConfigError for what they ask for and is not to be had.
     """
     for name, usual in (
-        ("OTEL_TRACES_EXPORTER", "otlp"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
-        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+        ("OTEL_TRACES_EXPORTER", ("otlp", "none")),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", ("http/protobuf",)),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", ("http/protobuf",)),
     ):
-        if (said := os.environ.get(name, "")) not in ("", usual):
-            raise ConfigError(f"{name} is {said!r}, and traces are sent by {usual} only")
-    ours = {"service.name": "taskctl", "service.version": version, "service.instance.id": str(uuid4())}
-    said_already = OTELResourceDetector().detect().attributes
-    resource = Resource.create({name: value for name, value in ours.items() if name not in said_already})
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        if (said := os.environ.get(name, "")) not in ("", *usual):
+            raise ConfigError(f"{name} is {said!r}; {' or '.join(usual)} was expected")
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        if (said := os.environ.get(name, "")) and not _is_address(said):
+            raise ConfigError(f"{name} must be an address such as http://collector:4318, not {redacted(said)!r}")
+    try:
+        provider = _provider(version)
+    except ValueError as e:
+        raise ConfigError(f"OpenTelemetry does not understand one of its variables, OTEL_...: {e}") from e
     try:
         yield provider
     finally:
         # The thread is left to itself when it takes too long: a receiver that is away keeps no server from stopping.
-        last = Thread(target=provider.shutdown, daemon=True)
-        last.start()
-        await asyncio.to_thread(last.join, FLUSH_SECONDS)
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def send_the_last() -> None:
+            provider.shutdown()
+            with suppress(RuntimeError):  # the loop was not to wait for so long
+                loop.call_soon_threadsafe(ended.set)
+
+        Thread(target=send_the_last, daemon=True).start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await ended.wait()
+
+
+def _is_address(said: str) -> bool:
+    try:
+        parts = urlsplit(said)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _provider(version: str) -> TracerProvider:
+    """Return what sends spans, as the variables say. Raises ValueError for one that cannot be used."""
+    ours = {"service.name": "taskctl", "service.version": version, "service.instance.id": str(uuid4())}
+    said_already = OTELResourceDetector().detect().attributes
+    resource = Resource.create({name: value for name, value in ours.items() if name not in said_already})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    if os.environ.get("OTEL_TRACES_EXPORTER", "") != "none":
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider

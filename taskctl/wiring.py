@@ -539,7 +539,7 @@ def build_app(settings: Settings, observer: Observer, provider: TracerProvider |
     tracing = None
     if settings.tracing:
         tracing = _tracing(settings.database_url, provider)
-        observer = _both(observer, tracing.observe)  # the last one: it ends the trace that the others tell of
+        observer = _both(observer, tracing.observe)
     rates = None
     if settings.auth == "tokens":
         from taskctl.server.rates import Rates

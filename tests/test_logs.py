@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskctl.access import new_secret
+from taskctl.access import ENCODED_MAX, PATH_MAX, new_secret
 from taskctl.errors import Unavailable
-from taskctl.logs import ENCODED_MAX, PATH_MAX, Format, Level, Logs
+from taskctl.logs import Format, Level, Logs
 from taskctl.observe import (
     TRACE,
     Audited,

@@ -42,7 +42,7 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import TimeoutError as TimedOut
 
 from taskctl.errors import ConfigError, Unavailable
-from taskctl.observe import Observer, RedisAway, RedisBack, RedisDone, RedisRefuses, act_for, ignore
+from taskctl.observe import Observer, RedisAway, RedisBack, RedisDone, RedisRefuses, ignore, on_behalf_of
 
 _log = logging.getLogger("taskctl.cache")
 
@@ -98,9 +98,9 @@ _Command = tuple[bytes | str | int, ...]
 
 
 class _Asked(NamedTuple):
-    """Those who wait for what is stored under one key. context: of the first of them."""
+    """Those who wait for what is stored under one key."""
 
-    context: Context
+    contexts: list[Context]
     futures: list[asyncio.Future[tuple[int, bytes] | None]]
 
 
@@ -156,7 +156,8 @@ class Redis:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[tuple[int, bytes] | None] = loop.create_future()
         if (asked := self._asked.get(name := _name(key))) is None:
-            asked = self._asked[name] = _Asked(copy_context(), [])
+            asked = self._asked[name] = _Asked([], [])
+        asked.contexts.append(copy_context())
         asked.futures.append(future)
         if self._lanes < READS and not self._lane_starts:
             self._lanes += 1
@@ -178,10 +179,10 @@ class Redis:
             while self._asked:
                 names = list(islice(self._asked, KEYS_MAX))
                 asked = [self._asked.pop(name) for name in names]
-                act_for(asked[0].context)
+                contexts = [context for one in asked for context in one.contexts]
                 found: list[tuple[int, bytes] | None] = [None] * len(names)
                 try:
-                    [values] = await self._trip("MGET", len(names), ("MGET", *names))
+                    [values] = await self._trip("MGET", len(names), ("MGET", *names), contexts=contexts)
                     found = [_value(stored) for stored in values]
                 except Exception:
                     self._miss()  # those who wait would wait as long again, and most likely in vain
@@ -355,10 +356,12 @@ class Redis:
 
     # What every round trip goes through
 
-    async def _trip(self, command: str, keys: int, *commands: _Command, refusable: bool = False) -> list[Any]:
+    async def _trip(
+        self, command: str, keys: int, *commands: _Command, refusable: bool = False, contexts: Sequence[Context] = ()
+    ) -> list[Any]:
         """Send commands at once and return their answers. Raises whatever went wrong, within DEADLINE.
 
-        refusable: an answer that is an error is returned like any other.
+        refusable: an answer that is an error is returned like any other. contexts: of those who wait for it.
         """
         if self._closed:
             raise Disconnected
@@ -388,7 +391,8 @@ class Redis:
             if connection is not None:
                 await self._pool.release(connection)
             if not self._closed:
-                self._observer(RedisDone(command, keys, time.monotonic() - started, failed=refused or failure is not None))
+                seconds, failed = time.monotonic() - started, refused or failure is not None
+                on_behalf_of(contexts).run(self._observer, RedisDone(command, keys, seconds, failed, contexts))
                 self._count(failure)
         if failure is not None:
             raise failure

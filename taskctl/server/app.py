@@ -27,7 +27,7 @@ from taskctl.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from taskctl.observe import TRACE, Observer, RateLimited, RequestBegun, RequestDone
+from taskctl.observe import TRACE, Observer, RateLimited, RequestBegun, RequestCut, RequestDone
 from taskctl.server import access, docs, names, probes, reports, scrape, tasks
 from taskctl.server.admission import LIMITS, REFUSED, Admission, Needs, Opened
 from taskctl.server.doors import DOORS, Doors
@@ -134,6 +134,9 @@ def _every_request(observer: Observer, begun: Observer | None, doors: Doors, sta
         except Exception:
             _log.exception("request %s failed: %s %s", request_id, request.method, route)
             response = answer(TaskctlError("something went wrong that nobody foresaw; the server's log has more"), request_id)
+        except BaseException:
+            observer(RequestCut())
+            raise
         finally:
             state.in_flight -= 1
         if needs != "nothing" and request.app[OPENED].tokens is not None:  # who asks decides what there is at an address

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from taskctl.errors import OutcomeUnknown, Overloaded, TaskctlError, Unavailable
 from taskctl.log import Step
-from taskctl.observe import BatchCommitted, Observer, act_for
+from taskctl.observe import BatchCommitted, Observer, on_behalf_of
 from taskctl.storage.driver import Doubtful
 from taskctl.storage.ledger import Entered, Ledger, Outcome, Pending
 from taskctl.tasks import Add, Edit, Written
@@ -120,8 +120,9 @@ class Committer:
         while self._tasks or self._lanes:
             await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, context=Context())
+    def _start(self, work: Coroutine[Any, Any, None], batch: Sequence[_Waiting]) -> None:
+        contexts = [waiting.context for waiting in batch if not waiting.outcome.done()]
+        task = asyncio.create_task(work, context=on_behalf_of(contexts))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -129,11 +130,11 @@ class Committer:
         """Send off what waits, if one more may be under way. It leaves soon, not now: whoever submits until then goes along."""
         if lane.waiting and lane.flying < self._width:
             lane.flying += 1
-            self._start(self._fly(workspace, lane))
+            asyncio.get_running_loop().call_soon(self._leave, workspace, lane)
         elif not lane.waiting and not lane.flying:
             self._lanes.pop(workspace, None)
 
-    async def _fly(self, workspace: str, lane: _Lane) -> None:
+    def _leave(self, workspace: str, lane: _Lane) -> None:
         split = lane.flying == 1 and len(lane.waiting) >= SPLIT_MIN
         batch = _taken(lane.waiting, len(lane.waiting) // self._width if split else OPERATIONS_MAX)
         if not batch:  # another one has taken it all
@@ -141,6 +142,9 @@ class Committer:
             self._send(workspace, lane)
             return
         self._send(workspace, lane)
+        self._start(self._fly(workspace, lane, batch), batch)
+
+    async def _fly(self, workspace: str, lane: _Lane, batch: Sequence[_Waiting]) -> None:
         await self._write(workspace, batch, time.monotonic() + self._patience)
         self._waiting -= sum(waiting.operations for waiting in batch)
         lane.flying -= 1
@@ -148,19 +152,18 @@ class Committer:
 
     async def _write(self, workspace: str, batch: Sequence[_Waiting], deadline: float) -> None:
         started = time.perf_counter()
-        act_for(batch[0].context)
         told = self._watch(workspace)
         try:
             entered = await self._ledger.write(workspace, [waiting.pending for waiting in batch])
         except Doubtful as e:
             # Whatever was spent on getting there: the log is looked at.
             until = max(deadline, time.monotonic() + self._patience)
-            self._start(self._settle(workspace, batch, e.value, told, started, until))
+            self._start(self._settle(workspace, batch, e.value, told, started, until), batch)
         except Exception as e:
             if len(batch) > 1 and not isinstance(e, TaskctlError):
                 # The database refused something in the batch: one by one, only the guilty one fails.
                 for waiting in batch:
-                    await self._write(workspace, [waiting], deadline)
+                    await asyncio.create_task(self._write(workspace, [waiting], deadline), context=waiting.context)
                 return
             for waiting in batch:
                 if not waiting.outcome.done():
@@ -184,7 +187,6 @@ class Committer:
         self, workspace: str, batch: Sequence[_Waiting], entered: Entered, told: Told, started: float, deadline: float
     ) -> None:
         """Find out what became of a batch whose commit was cut off. started: when its transaction began."""
-        act_for(batch[0].context)
         while time.monotonic() < deadline:
             try:
                 if await self._ledger.has(workspace, entered):

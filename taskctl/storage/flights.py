@@ -12,7 +12,7 @@ from contextvars import Context, copy_context
 from typing import Any, NamedTuple, TypeAlias
 
 from taskctl.errors import Overloaded, Unavailable
-from taskctl.observe import Observer, ReadShared, act_for
+from taskctl.observe import Observer, ReadShared, on_behalf_of
 from taskctl.storage.sql import Questions
 from taskctl.tasks import GetTask, Query, Read, Ref, Task, no_task
 
@@ -87,8 +87,9 @@ class Flights:
         while self._tasks or self._refs:
             await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, context=Context())
+    def _start(self, work: Coroutine[Any, Any, None], askers: _Askers) -> None:
+        contexts = [asker.context for asker in askers if not asker.answer.done()]
+        task = asyncio.create_task(work, context=on_behalf_of(contexts))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -102,7 +103,8 @@ class Flights:
             refs = {ref: refs.pop(ref) for ref in list(refs)[:TASKS_MAX]}
         sent = {ref: askers for ref, askers in refs.items() if not self._late(askers)}
         self._flying[workspace] = self._flying.get(workspace, 0) + 1
-        self._start(self._fly_refs(workspace, sent))
+        askers = [asker for askers in sent.values() for asker in askers]
+        self._start(self._fly_refs(workspace, sent, askers), askers)
 
     def _late(self, askers: _Askers) -> bool:
         """Return whether it is too late to ask: nobody waits any more, or for so long that they are told so."""
@@ -113,12 +115,11 @@ class Flights:
         _fail(askers, Overloaded(f"the database has been busy with other questions for {self._patience:g} s"))
         return True
 
-    async def _fly_refs(self, workspace: str, refs: dict[Ref, _Askers]) -> None:
+    async def _fly_refs(self, workspace: str, refs: dict[Ref, _Askers], all_of_them: _Askers) -> None:
         try:
             found = Read(dict[Ref, Task](), "")
             if refs:
-                asked = self._questions.tasks(workspace, list(refs))
-                found = await self._for([asker for askers in refs.values() for asker in askers], asked)
+                found = await self._for(all_of_them, self._questions.tasks(workspace, list(refs)))
         except Exception as e:
             for askers in refs.values():
                 _fail(askers, e)
@@ -135,8 +136,7 @@ class Flights:
             self._send_refs(workspace)
 
     async def _for(self, askers: _Askers, asked: Coroutine[Any, Any, Read[Any]]) -> Read[Any]:
-        """Put a question on behalf of those who wait for the answer."""
-        act_for(askers[0].context)
+        """Put a question, and tell if several waited for the answer."""
         started = time.perf_counter()
         try:
             return await asked
@@ -151,7 +151,7 @@ class Flights:
             if self._late(askers):
                 continue
             self._others += 1
-            self._start(self._fly_other(*key, askers))
+            self._start(self._fly_other(*key, askers), askers)
 
     async def _fly_other(self, workspace: str, query: Query[Any], askers: _Askers) -> None:
         try:
