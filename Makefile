@@ -14,7 +14,7 @@ run: $(VENV)/run.stamp ## Serve the API on 127.0.0.1:8080, on the SQLite file of
 	$(BIN)/taskctl serve || test $$? -eq 130 # ctrl-C is how it is meant to end
 
 test: $(VENV)/dev.stamp $(VENV)/tools.stamp ## Run the test suite
-	$(BIN)/python -m pytest -n 3
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist worksteal # not to compile all tests in every worker and run
 
 test-ops: $(VENV)/dev.stamp ## Run what is shown and watched on a real Prometheus, PostgreSQL and Redis; docs/monitoring.md says what it needs
 	$(BIN)/python -m pytest -m ops

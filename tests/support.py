@@ -20,6 +20,7 @@ from aiohttp.test_utils import TestClient
 
 from taskctl.access import OWNER, Minted, NewToken, Scope
 from taskctl.server.requests import OPENED
+from tests import forks
 
 SECONDS = 30.0
 """How long anything may take before a test gives it up; nothing here comes near it."""
@@ -114,16 +115,30 @@ class Shell:
         self, *arguments: str | bytes, stdin: str = "", env: Mapping[str, str] | None = None, seconds: float = SECONDS
     ) -> Ran:
         """Run a command to its end."""
-        done = subprocess.run(
-            self.argv(*arguments),
-            input=stdin.encode(),
-            capture_output=True,
-            timeout=seconds,
-            cwd=self.home,
-            env={**self.environment, **(env or {})},
-            check=False,
-        )
+        environment = {**self.environment, **(env or {})}
+        if forks.may_fork(environment):
+            done = forks.run(arguments, input=stdin.encode(), timeout=seconds, cwd=self.home, env=environment)
+        else:
+            done = subprocess.run(
+                self.argv(*arguments),
+                input=stdin.encode(),
+                capture_output=True,
+                timeout=seconds,
+                cwd=self.home,
+                env=environment,
+                check=False,
+            )
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def start(
+        self, *arguments: str, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]
+    ) -> subprocess.Popen[bytes] | forks.Forked:
+        """Run a command, and return its process."""
+        if forks.may_fork(self.environment):
+            return forks.Forked(arguments, stdin=stdin, stdout=stdout, stderr=stderr, cwd=self.home, env=self.environment)
+        return subprocess.Popen(
+            self.argv(*arguments), stdin=stdin, stdout=stdout, stderr=stderr, cwd=self.home, env=self.environment
+        )
 
     def fails(self, code: int, *arguments: str | bytes, stdin: str = "", env: Mapping[str, str] | None = None) -> str:
         """Run a command that is to fail with this code and one line, and return the line."""
@@ -137,19 +152,13 @@ class Server:
     """A `taskctl serve` that runs. `log` grows by the lines of its stderr."""
 
     def __init__(self, shell: Shell, *options: str) -> None:
-        self.process = subprocess.Popen(
-            shell.argv("serve", "--port", "0", *options),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            cwd=shell.home,
-            env=shell.environment,
-        )
-        assert self.process.stderr is not None
+        lines, stderr = forks.pipe()
+        with stderr, Path(os.devnull).open("r+b") as nothing:
+            self.process = shell.start("serve", "--port", "0", *options, stdin=nothing, stdout=nothing, stderr=stderr)
         self.log: list[str] = []
         self._grown = threading.Condition()
         self._ended = False
-        self._reader = threading.Thread(target=self._read, args=[self.process.stderr])
+        self._reader = threading.Thread(target=self._read, args=[lines])
         self._reader.start()
 
     def _read(self, stderr: IO[bytes]) -> None:
