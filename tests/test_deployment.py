@@ -178,6 +178,35 @@ def test_the_roles_are_made_once_and_take_new_passwords_whenever_it_is_run(tmp_p
 # ------------------------------------------------------------------------------------------------------------- the proxy
 
 
+@pytest.mark.ops
+@require
+@pytest.mark.parametrize("lacking", ["taskctl", "exporter"])
+@pytest.mark.parametrize("left", [None, ""], ids=["not there", "empty"])
+def test_no_role_is_made_without_its_password(tmp_path: Path, lacking: str, left: str | None) -> None:
+    cluster = Cluster(programs=POSTGRESQL)
+    try:
+        asked(cluster, "taskctl", "CREATE ROLE postgres SUPERUSER LOGIN", "CREATE DATABASE whatever")
+        for name in ("taskctl", "exporter"):
+            (tmp_path / name).write_text("a password")
+        (tmp_path / lacking).unlink()
+        if left is not None:
+            (tmp_path / lacking).write_text(left)
+        script = (DOCKER / "postgres-init.sh").read_text("utf-8").replace("/run/secrets/postgres", str(tmp_path))
+        at = {"PGHOST": "127.0.0.1", "PGPORT": str(cluster.port), "POSTGRES_USER": "postgres", "POSTGRES_DB": "postgres"}
+        environment = {"PATH": os.environ["PATH"], **at}
+        ran = subprocess.run(
+            ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+        assert ran.returncode == 1
+        assert ran.stderr == (
+            f"{tmp_path}/{lacking} cannot be read, or is empty, so nothing was done. When that is mended: "
+            "docker compose exec postgres bash /docker-entrypoint-initdb.d/init.sh\n"
+        )
+        assert asked(cluster, "postgres", "SELECT rolname FROM pg_roles WHERE rolname = 'exporter'") == []
+    finally:
+        cluster.close()
+
+
 @contextmanager
 def proxied(folder: Path, *servers: str) -> Iterator[str]:
     """Run the proxy of compose.yaml in front of servers, and yield its address."""
