@@ -1,4 +1,4 @@
-"""What compose.yaml is made of, without an engine: the secrets, the roles in PostgreSQL, and what the proxy says by itself."""
+"""What compose.yaml is made of, without an engine: the secrets, the roles in PostgreSQL, the proxy, and how it fits together."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -21,7 +21,9 @@ from redis.exceptions import NoPermissionError
 
 from taskctl import Settings, wiring
 from taskctl.errors import by_code
-from tests.ops.lab import POSTGRESQL, missing, running
+from taskctl.server.serve import LINGER_SECONDS, STOP_SECONDS
+from taskctl.tracing import FLUSH_SECONDS
+from tests.ops.lab import HAPROXY, POSTGRESQL, missing, running
 from tests.postgres import OPTIONS, Cluster, free_port
 from tests.redis import Server as Redis
 from tests.support import SECONDS, Shell, serving
@@ -30,6 +32,7 @@ ROOT: Final = Path(__file__).parent.parent
 DOCKER: Final = ROOT / "contrib" / "docker"
 require = pytest.mark.skipif(bool(missing()) and not os.environ.get("CI"), reason=f"not here: {', '.join(missing())}")
 COMPOSE: Final = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
+API: Final = COMPOSE["services"]["api"]
 
 
 # --------------------------------------------------------------------------------------------------------------- secrets
@@ -175,41 +178,84 @@ def test_the_roles_are_made_once_and_take_new_passwords_whenever_it_is_run(tmp_p
         cluster.close()
 
 
+@pytest.mark.ops
+@require
+@pytest.mark.parametrize("lacking", ["taskctl", "exporter"])
+@pytest.mark.parametrize("left", [None, ""], ids=["not there", "empty"])
+def test_no_role_is_made_without_its_password(tmp_path: Path, lacking: str, left: str | None) -> None:
+    cluster = Cluster(programs=POSTGRESQL)
+    try:
+        asked(cluster, "taskctl", "CREATE ROLE postgres SUPERUSER LOGIN", "CREATE DATABASE whatever")
+        for name in ("taskctl", "exporter"):
+            (tmp_path / name).write_text("a password")
+        (tmp_path / lacking).unlink()
+        if left is not None:
+            (tmp_path / lacking).write_text(left)
+        script = (DOCKER / "postgres-init.sh").read_text("utf-8").replace("/run/secrets/postgres", str(tmp_path))
+        at = {"PGHOST": "127.0.0.1", "PGPORT": str(cluster.port), "POSTGRES_USER": "postgres", "POSTGRES_DB": "postgres"}
+        environment = {"PATH": os.environ["PATH"], **at}
+        ran = subprocess.run(
+            ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+        assert ran.returncode == 1
+        assert ran.stderr == (
+            f"{tmp_path}/{lacking} cannot be read, or is empty, so nothing was done. When that is mended: "
+            "docker compose exec postgres bash /docker-entrypoint-initdb.d/init.sh\n"
+        )
+        assert asked(cluster, "postgres", "SELECT rolname FROM pg_roles WHERE rolname = 'exporter'") == []
+    finally:
+        cluster.close()
+
+
 # ------------------------------------------------------------------------------------------------------------- the proxy
 
 
+class Proxied(NamedTuple):
+    """A proxy that runs. users: the address for them; own: that of what it tells of itself."""
+
+    users: str
+    own: str
+
+    def answered(self, code: str) -> int:
+        """Return how many answers users have got, by the first digit of their status: 5xx."""
+        told = urlopen(f"{self.own}/metrics", timeout=SECONDS).read().decode()
+        [number] = re.findall(rf'^haproxy_frontend_http_responses_total{{proxy="http",code="{code}"}} (\d+)$', told, re.MULTILINE)
+        return int(number)
+
+
 @contextmanager
-def proxied(folder: Path, *servers: str) -> Iterator[str]:
-    """Run the proxy of compose.yaml in front of servers, and yield its address."""
+def proxied(folder: Path, *servers: str, **environment: str) -> Iterator[Proxied]:
+    """Run the proxy of compose.yaml in front of servers, and yield where it is."""
     text = (DOCKER / "haproxy.cfg").read_text("utf-8")
     text = re.sub(r"^resolvers .*?\n\n", "", text, flags=re.MULTILINE | re.DOTALL)
     text = text.replace(" resolvers engine resolve-prefer ipv4 init-addr none", "")
     lines = "\n    ".join(f"server api{number} {server}" for number, server in enumerate(servers))
-    text = text.replace("server-template api 10 api:8080", lines)
+    text = text.replace("server-template api 10 servers:8080", lines)
     port, metrics = free_port(), free_port()
     text = text.replace("bind :8080", f"bind 127.0.0.1:{port}").replace("bind :8405", f"bind 127.0.0.1:{metrics}")
-    assert "engine" not in text.split("global", 1)[1]
+    assert not re.search(r"engine|server-template", text.split("global", 1)[1])
     (folder / "haproxy.cfg").write_text(text)
-    with running(["haproxy", "-db", "-f", str(folder / "haproxy.cfg")], f"http://127.0.0.1:{metrics}/metrics"):
-        yield f"http://127.0.0.1:{port}"
+    own = f"http://127.0.0.1:{metrics}"
+    with running([str(HAPROXY), "-db", "-f", str(folder / "haproxy.cfg")], f"{own}/metrics", **environment):
+        yield Proxied(f"http://127.0.0.1:{port}", own)
 
 
 @pytest.mark.ops
 @require
 @pytest.mark.parametrize("servers", [[], ["127.0.0.1:9"]], ids=["none", "one that is away"])
 def test_what_the_proxy_says_by_itself_has_the_form_of_taskctls_own_answers(tmp_path: Path, servers: list[str]) -> None:
-    with proxied(tmp_path, *servers) as url:
+    with proxied(tmp_path, *servers) as proxy:
         with pytest.raises(HTTPError) as caught:
-            urlopen(Request(f"{url}/api/v1/tasks", headers={"X-Request-Id": 'a"b'}), timeout=SECONDS)
+            urlopen(Request(f"{proxy.users}/api/v1/tasks", headers={"X-Request-Id": 'a"b'}), timeout=SECONDS)
         told = caught.value
         problem = json.loads(told.read())
         assert (told.code, told.headers["Content-Type"]) == (503, "application/problem+json")
         assert (told.headers["Retry-After"], told.headers["X-Request-Id"]) == ("2", 'a"b')
         assert problem["request_id"] == 'a"b'
         with pytest.raises(HTTPError) as caught:
-            urlopen(f"{url}/metrics", timeout=SECONDS)
+            urlopen(proxy.own, timeout=SECONDS)
         assert (caught.value.code, json.loads(caught.value.read())["code"]) == (404, "not_found")
-        said = Shell(tmp_path).fails(7, "--server", url, "task", "list")
+        said = Shell(tmp_path).fails(7, "--server", proxy.users, "task", "list")
         assert said == "there is no server that could answer now"
 
 
@@ -229,10 +275,84 @@ def test_its_problems_are_those_of_taskctl() -> None:
 @require
 def test_the_proxy_and_the_server_tell_of_a_request_by_the_same_id(tmp_path: Path) -> None:
     with serving(Shell(tmp_path, TASKCTL_MIGRATE="auto"), "--log-format", "json") as server:
-        with proxied(tmp_path, f"127.0.0.1:{server.port}") as url:
-            with urlopen(f"{url}/api/v1/tasks", timeout=SECONDS) as answer:
+        with proxied(tmp_path, f"127.0.0.1:{server.port}") as proxy:
+            with urlopen(f"{proxy.users}/api/v1/tasks", timeout=SECONDS) as answer:
                 given = answer.headers["X-Request-Id"]
-            with urlopen(Request(f"{url}/api/v1/tasks", headers={"X-Request-Id": "mine"}), timeout=SECONDS) as answer:
+            with urlopen(Request(f"{proxy.users}/api/v1/tasks", headers={"X-Request-Id": "mine"}), timeout=SECONDS) as answer:
                 assert answer.headers["X-Request-Id"] == "mine"
         assert re.fullmatch(r"[0-9a-f-]{36}", given)
         server.logged(f'"id":"{given}"')
+
+
+@pytest.mark.ops
+@require
+def test_metrics_are_where_prometheus_asks_and_not_where_the_proxy_leads(tmp_path: Path) -> None:
+    host, _, port = API["environment"].get("TASKCTL_METRICS_ADDRESS", "").partition(":")
+    jobs = yaml.safe_load((ROOT / "contrib/prometheus/prometheus.yml").read_text("utf-8"))["scrape_configs"]
+    [asked] = [job["dns_sd_configs"][0] for job in jobs if job["job_name"] == "taskctl"]
+    assert (host, port) == ("0.0.0.0", str(asked["port"]))  # of a container: for others
+    at = f"127.0.0.1:{free_port()}"
+    with serving(Shell(tmp_path, TASKCTL_MIGRATE="auto", TASKCTL_METRICS_ADDRESS=at)) as server:
+        with proxied(tmp_path, f"127.0.0.1:{server.port}") as proxy:
+            for path in ("/metrics", "/%6detrics", "/metrics?x", "//metrics", "/./metrics"):
+                with pytest.raises(HTTPError) as caught:
+                    urlopen(f"{proxy.users}{path}", timeout=SECONDS)
+                assert caught.value.code in (400, 404), path
+                assert b"taskctl_" not in caught.value.read(), path
+        assert b"taskctl_build_info" in urlopen(f"http://{at}/metrics", timeout=SECONDS).read()
+
+
+@pytest.mark.ops
+@require
+def test_who_looks_whether_the_proxy_lives_is_no_user_of_it(tmp_path: Path) -> None:
+    """The goals count what users get: 503 to a health check, while there is no server, would use up their budget."""
+    check = re.search(
+        r"^HEALTHCHECK .*http://127\.0\.0\.1:(\d+)(/\w+)", (DOCKER / "proxy.Dockerfile").read_text("utf-8"), re.MULTILINE
+    )
+    assert check is not None
+    with proxied(tmp_path) as proxy:
+        asked = {"8080": proxy.users, "8405": proxy.own}[check[1]] + check[2]
+        with urlopen(asked, timeout=SECONDS) as answer:
+            assert answer.status == 200
+        assert proxy.answered("5xx") == 0
+        with pytest.raises(HTTPError, match="503"):
+            urlopen(f"{proxy.users}/livez", timeout=SECONDS)
+        assert proxy.answered("5xx") == 1
+
+
+@pytest.mark.ops
+@require
+def test_a_proxy_in_front_is_believed_if_somebody_says_so(tmp_path: Path) -> None:
+    own, told = "127.0.0.1", "203.0.113.7"
+    trusting = Shell(tmp_path, TASKCTL_MIGRATE="auto", TASKCTL_TRUSTED_PROXIES=own)
+    with serving(trusting, "--log-format", "json") as server:
+        for said, address in (
+            *((said, told) for said in ("1", "true", "True", "yes", "YES", "on")),
+            *((said, own) for said in ("0", "false", "no", "off", "", "1 or so")),
+        ):
+            with proxied(tmp_path, f"{own}:{server.port}", TASKCTL_BEHIND_PROXY=said) as proxy:
+                about = {"X-Forwarded-For": told, "X-Request-Id": f"said-{said.replace(' ', '-')}-"}
+                urlopen(Request(f"{proxy.users}/api/v1/tasks", headers=about), timeout=SECONDS).close()
+            line = json.loads(server.logged(rf'.*"id":"{about["X-Request-Id"]}".*')[0])
+            assert (line["event"], line["address"]) == ("request", address), said
+
+
+# ---------------------------------------------------------------------------------------------------- how it fits together
+
+
+def test_the_proxy_asks_servers_on_the_network_from_which_they_believe_it() -> None:
+    """Both are on another one, too. A name that both have would lead there as well, whichever the engine chose."""
+    names = re.findall(r"^    server-template \S+ \d+ (\S+):8080$", (DOCKER / "haproxy.cfg").read_text("utf-8"), re.MULTILINE)
+    assert len(names) == 2
+    [name] = set(names)
+    known = {network: set((more or {}).get("aliases", ())) for network, more in dict(API["networks"]).items()}
+    assert {network for network, aliases in known.items() if name in aliases} == {"front"}
+    assert name not in COMPOSE["services"]
+    assert COMPOSE["networks"]["front"]["ipam"]["config"][0]["subnet"] == API["environment"]["TASKCTL_TRUSTED_PROXIES"]
+
+
+def test_a_server_has_the_time_that_it_takes_to_stop() -> None:
+    given = re.fullmatch(r"(\d+)s", API["stop_grace_period"])
+    assert given is not None
+    takes = float(API["environment"]["TASKCTL_DRAIN_SECONDS"]) + LINGER_SECONDS + STOP_SECONDS + FLUSH_SECONDS
+    assert int(given[1]) > takes + 5  # for what else it has to end: connections, the feed

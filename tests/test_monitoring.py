@@ -120,6 +120,16 @@ def test_panels_have_ids_and_places_of_their_own() -> None:
     assert len({board["uid"] for board in BOARDS.values()}) == len(BOARDS)
 
 
+def test_a_number_of_days_is_asked_for_once_and_not_for_every_moment_that_is_shown() -> None:
+    numbers = [panel for _, panel in panels() if panel["type"] == "stat"]
+    of_days = [panel for panel in numbers if re.search(r"\[\d+d\]", json.dumps(panel["targets"]))]
+    assert [panel["title"] for panel in of_days] == ["Budget for failures", "Budget for slowness"]
+    for panel in numbers:
+        once = panel in of_days
+        assert {(target["instant"], target["range"]) for target in panel["targets"]} == {(once, not once)}, panel["title"]
+        assert panel["options"]["graphMode"] == ("none" if once else "area"), panel["title"]  # of one value there is no line
+
+
 def test_a_source_and_instances_can_be_chosen_and_the_others_are_linked() -> None:
     for board in BOARDS.values():
         assert [each["name"] for each in board["templating"]["list"]] == ["datasource", "instance"]

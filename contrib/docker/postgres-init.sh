@@ -2,6 +2,14 @@
 # Runs in a new database, and by hand whenever a password was changed: the roles, each with no more than it needs. psql reads the
 # passwords itself, so that no list of processes shows them.
 set -euo pipefail
+# Of a file that it cannot read it would make an empty password, and so a role without one.
+for file in /run/secrets/postgres/taskctl /run/secrets/postgres/exporter; do
+    if [[ ! -r $file || ! -s $file ]]; then
+        echo "$file cannot be read, or is empty, so nothing was done. When that is mended:" \
+            "docker compose exec postgres bash /docker-entrypoint-initdb.d/init.sh" >&2
+        exit 1
+    fi
+done
 psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<'SQL'
 \set app `cat /run/secrets/postgres/taskctl`
 \set exporter `cat /run/secrets/postgres/exporter`

@@ -8,5 +8,5 @@ COPY --chmod=0444 contrib/docker/haproxy.cfg /etc/haproxy/haproxy.cfg
 USER 65534:65534
 EXPOSE 8080
 STOPSIGNAL SIGUSR1
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["curl", "-fsS", "-o", "/dev/null", "http://127.0.0.1:8080/livez"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["curl", "-fsS", "-o", "/dev/null", "http://127.0.0.1:8405/livez"]
 CMD ["haproxy", "-W", "-db", "-f", "/etc/haproxy/haproxy.cfg"]

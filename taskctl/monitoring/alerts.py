@@ -35,8 +35,9 @@ TASKCTL: Final = (
     Alert(
         "TaskctlRestarting",
         'changes(process_start_time_seconds{job="taskctl"}[15m]) > 2\n'
-        # A container may come back with another address, and so as another instance.
-        'or count by (job) (last_over_time(process_start_time_seconds{job="taskctl"}[15m])) > on () group_left () (3 * clamp_min(taskctl:replicas_up:count, 1))',
+        # A container may come back with another address, and so as another instance. One that started before was there before.
+        'or count by (job) (last_over_time(process_start_time_seconds{job="taskctl"}[15m]) > time() - 900)\n'
+        "> on () group_left () (3 * clamp_min(taskctl:replicas_up:count, 1))",
         "1m",
         "warning",
         "A server starts again and again",
@@ -84,11 +85,13 @@ TASKCTL: Final = (
     ),
     Alert(
         "TaskctlFeedFailing",
-        'sum by (job, instance) (rate(taskctl_feed_failures_total{job="taskctl"}[5m])) > 0.1',
+        # Of those that there are: a look that hangs until it is given up takes 12 seconds, so few fail in any time.
+        'sum by (job, instance) (rate(taskctl_feed_failures_total{job="taskctl"}[5m]))\n'
+        '/ sum by (job, instance) (rate(taskctl_feed_poll_duration_seconds_count{job="taskctl"}[5m])) > 0.5',
         "5m",
         "warning",
         "{{ $labels.instance }} cannot read the logs",
-        "{{ $value | humanize }} looks per second fail.",
+        "{{ $value | humanizePercentage }} of its looks fail.",
     ),
     Alert(
         "TaskctlFeedBehind",

@@ -5,6 +5,7 @@ queries and everything that is the same everywhere are added here.
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -17,6 +18,7 @@ COLUMNS: Final = 24
 
 Kind: TypeAlias = Literal["timeseries", "stat", "heatmap", "table"]
 _SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
+_DAYS: Final = re.compile(r"\[\d+d\]")
 
 
 class Query(NamedTuple):
@@ -186,7 +188,7 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
         "custom": _CUSTOM[panel.kind](panel),
         **{name: value for name, value in limits.items() if value is not None},
     }
-    made = {
+    made: dict[str, Any] = {
         "id": number,
         "type": panel.kind,
         "title": panel.title,
@@ -199,11 +201,21 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
     }
     if panel.kind == "table":
         made["transformations"] = _one_table(panel)
+    if panel.kind == "stat" and _instant(panel):
+        made["options"] = {**made["options"], "graphMode": "none"}
     return made
 
 
+def _instant(panel: Panel) -> bool:
+    """Return whether a panel asks for now only: a table, and one number that is made of days.
+
+    For the line behind a number Prometheus would work it out anew for every moment that is shown, each time from days of samples.
+    """
+    return panel.kind == "table" or (panel.kind == "stat" and any(_DAYS.search(query.expr) for query in panel.queries))
+
+
 def _target(panel: Panel, letter: str, query: Query) -> dict[str, Any]:
-    instant = panel.kind == "table"
+    instant = _instant(panel)
     return {
         "refId": letter,
         "datasource": _SOURCE,

@@ -238,7 +238,7 @@ SERVICE: Final = Dashboard(
                 ),
                 Panel(
                     "What the proxy answers itself",
-                    "Answers a second that are of no server. 5xx: it found none, or got no answer from it. 4xx: what it does not pass on, or could not read.",
+                    "Answers a second that are of no server. 5xx: it found none, or got no answer from it. 4xx: what it could not read.",
                     "reqps",
                     [Query(_by_itself(code), code) for code in ("5xx", "4xx")],
                     nothing=_NO_PROXY,

@@ -307,7 +307,11 @@ async def _err(session: aiohttp.ClientSession, base: str) -> None:
 
 async def _turn_away(session: aiohttp.ClientSession, proxy: Proxy) -> None:
     """Have the proxy answer by itself, while nobody else comes through it."""
-    await _call(session, "GET", f"{proxy.url}/metrics", 404)
+    host, _, port = proxy.url.removeprefix("http://").partition(":")
+    reading, writing = await asyncio.open_connection(host, int(port))
+    writing.write(b"no HTTP\r\n\r\n")
+    assert (await reading.readline()).split()[1] == b"400"
+    writing.close()
     with proxy.without():
         await _call(session, "GET", f"{proxy.url}/api/v1/me", 503)
 
