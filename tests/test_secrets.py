@@ -252,7 +252,7 @@ def test_what_a_client_sends_is_told_to_nobody(tmp_path: Path, format: str, leve
         count = ask_all(server, bearer)
         if bearer:
             assert '"items":[{' in ask(server.port, next(requests(bearer)).replace(f"/{T}".encode(), b"/api/v1/tasks", 1))
-        ask(server.port, b"GET /livez HTTP/1.1\r\nHost: [::1]\r\nX-Request-Id: the-last-one\r\nConnection: close\r\n\r\n")
+        ask(server.port, b"GET /version HTTP/1.1\r\nHost: [::1]\r\nX-Request-Id: the-last-one\r\nConnection: close\r\n\r\n")
         server.logged("the-last-one")
         assert server.stop() == 0
     log = "".join(server.log)
