@@ -85,7 +85,7 @@ TASKCTL: Final = (
     ),
     Alert(
         "TaskctlFeedFailing",
-        # Of those that there are: a look that hangs until it is given up takes 12 seconds, so few fail in any time.
+        # Of those that there are: one that hangs takes as long as `database_timeout` lets it, so few fail in any time.
         'sum by (job, instance) (rate(taskctl_feed_failures_total{job="taskctl"}[5m]))\n'
         '/ sum by (job, instance) (rate(taskctl_feed_poll_duration_seconds_count{job="taskctl"}[5m])) > 0.5',
         "5m",
