@@ -60,7 +60,7 @@ try:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
     from opentelemetry.util.types import Attributes
 except ImportError as e:
-    raise ConfigError("tracing needs more than is installed: pip install 'taskctl[otel]'") from e
+    raise ConfigError(f"tracing needs more than is installed: pip install 'taskctl[otel]' (there is no {e.name})") from None
 except ValueError as e:  # it reads some of its variables when it is imported
     raise ConfigError(f"OpenTelemetry does not understand one of its variables, OTEL_...: {e}") from e
 
@@ -271,7 +271,7 @@ class _TracedTasks(TaskService):
                 yield span
             except TaskctlError as e:
                 if e.status >= 500:
-                    _fail(span, e.code)
+                    _fail(span, e.code, redacted(e.detail))
                 raise
             except asyncio.CancelledError:
                 span.set_attribute("error.type", "cancelled")
@@ -310,9 +310,9 @@ def _tell_origin(span: Span, answer: Read[Any] | TaskctlError) -> None:
         span.set_attributes({"taskctl.cache.tier": tier or "database", "taskctl.cache.outcome": why})
 
 
-def _fail(span: Span, kind: str) -> None:
+def _fail(span: Span, kind: str, why: str | None = None) -> None:
     span.set_attribute("error.type", kind)
-    span.set_status(Status(StatusCode.ERROR))
+    span.set_status(Status(StatusCode.ERROR, why))
 
 
 @asynccontextmanager
@@ -331,6 +331,11 @@ async def exporting(version: str) -> AsyncIterator[TracerProvider]:
     for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         if (said := os.environ.get(name, "")) and not _is_address(said):
             raise ConfigError(f"{name} must be an address such as http://collector:4318, not {redacted(said)!r}")
+    sampler, share = os.environ.get("OTEL_TRACES_SAMPLER", ""), os.environ.get("OTEL_TRACES_SAMPLER_ARG", "")
+    if sampler not in ("", *_SAMPLERS):  # all would be kept, and only a warning would say so
+        raise ConfigError(f"OTEL_TRACES_SAMPLER is {sampler!r}; one of {', '.join(_SAMPLERS)} was expected")
+    if share and "ratio" in sampler and not _is_share(share):
+        raise ConfigError(f"OTEL_TRACES_SAMPLER_ARG is {share!r}; a number from 0 to 1 was expected")
     try:
         provider = _provider(version)
     except ValueError as e:
@@ -350,6 +355,18 @@ async def exporting(version: str) -> AsyncIterator[TracerProvider]:
         with suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_SECONDS):
                 await ended.wait()
+
+
+_SAMPLERS: Final = tuple(
+    f"{parent}{name}" for parent in ("", "parentbased_") for name in ("always_on", "always_off", "traceidratio")
+)
+
+
+def _is_share(said: str) -> bool:
+    try:
+        return 0 <= float(said) <= 1
+    except ValueError:
+        return False
 
 
 def _is_address(said: str) -> bool:

@@ -128,6 +128,8 @@ def test_a_bucket_names_the_trace_and_beside_it_the_request_if_there_is_room() -
         metrics.observe(done(request_id, trace="f" * 32))
         [exemplar] = exemplars(metrics).values()
         assert exemplar.labels == {"trace_id": "f" * 32} | ({"request_id": request_id} if named else {})
+        metrics.observe(done("without a trace"))
+        assert list(exemplars(metrics).values()) == [exemplar]
 
 
 def test_the_goals_are_bounds() -> None:

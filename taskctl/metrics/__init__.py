@@ -207,7 +207,9 @@ class Metrics:
             bucket = bisect_left(REQUEST_SECONDS, seconds)
             cell.counts[bucket] += 1
             cell.sum += seconds
-            cell.exemplars[bucket] = request_id, trace, seconds
+            before = cell.exemplars[bucket]
+            if trace or before is None or not before[1]:  # one that leads to a trace stays until there is another one that does
+                cell.exemplars[bucket] = request_id, trace, seconds
             if sent:
                 written.counts[bisect_left(SIZES, sent)] += 1
                 written.sum += sent

@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context, copy_context
 from datetime import UTC, datetime
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -163,15 +164,16 @@ class Admission:
         age = _now() - entry.since if entry is not None else CHECKED_SECONDS
         if age >= AGAIN_SECONDS:
             asked = _now()
-            looking = self._looking.get(id) or self._look(id)
+            # In passing nobody waits for it, and so it is done for nobody.
+            looking = self._looking.get(id) or self._look(id, copy_context() if age >= CHECKED_SECONDS else Context())
             if age >= CHECKED_SECONDS:
                 entry = await asyncio.shield(looking)
                 if entry is not None and asked - entry.since >= CHECKED_SECONDS:  # it was under way for that long
-                    entry = await asyncio.shield(self._looking.get(id) or self._look(id))
+                    entry = await asyncio.shield(self._looking.get(id) or self._look(id, copy_context()))
         return entry
 
-    def _look(self, id: str) -> asyncio.Task[_Entry | None]:
-        task = self._looking[id] = asyncio.create_task(self._lookup(id))
+    def _look(self, id: str, context: Context) -> asyncio.Task[_Entry | None]:
+        task = self._looking[id] = asyncio.create_task(self._lookup(id), context=context)
         task.add_done_callback(lambda done: self._ended(id, done))
         return task
 
