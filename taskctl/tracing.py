@@ -169,17 +169,18 @@ class Tracing:
             about["http.request.method_original"] = redacted(event.method)[:METHOD_MAX]
         if event.route:
             about["http.route"] = event.route
-        # In somebody else's application the request may be in a trace already. Of what a caller tells only the place in its
-        # trace is taken over: all else (tracestate, baggage) would be sent on as it is, however long.
-        carried = None
-        if not trace.get_current_span().is_recording():
+        # In somebody else's application the request may be in a trace already, kept or not; not in that of a span that has ended,
+        # such as one around the start of the server. Of what a caller tells only the place in its trace is taken over: all else
+        # (tracestate, baggage) would be sent on as it is, however long.
+        carried, around = None, trace.get_current_span()
+        if not around.get_span_context().is_valid or getattr(around, "end_time", None) is not None:
             told = event.headers.get("traceparent")
             carried = _PARENT.extract({"traceparent": told} if told else {}, Carried())
         name = f"{event.method if known else 'HTTP'} {event.route}".rstrip()
         span = self._tracer.start_span(name, carried, SpanKind.SERVER, about)
         before = attach(trace.set_span_in_context(span, carried))
         _SPAN.set(span)
-        _REQUEST.set(_Request(span, before, TRACE.set(_kept_id(span))))
+        _REQUEST.set(_Request(span, before, TRACE.set(_id_of(span))))
 
     def _end(self, event: RequestDone) -> None:
         span = _left()
@@ -221,9 +222,12 @@ def _is_kept(span: Span) -> bool:
     return about.is_valid and about.trace_flags.sampled
 
 
-def _kept_id(span: Span) -> str:
-    """Return the id of the trace of a span, "" if that is not kept."""
-    return trace.format_trace_id(span.get_span_context().trace_id) if _is_kept(span) else ""
+def _id_of(span: Span) -> str:
+    """Return the id of the trace of a span that has just begun, "" if it is not kept.
+
+    Where nothing makes spans, this one stands for the caller's, which may be kept, but not by us.
+    """
+    return trace.format_trace_id(span.get_span_context().trace_id) if span.is_recording() else ""
 
 
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"))
@@ -266,7 +270,7 @@ class _TracedTasks(TaskService):
         # A task that is not there, or was changed meanwhile, is no failure of ours: so we say what is one.
         current = self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False)
         with current as span:
-            before, trace_before = _SPAN.set(span), TRACE.set(_kept_id(span))
+            before, trace_before = _SPAN.set(span), TRACE.set(_id_of(span))
             try:
                 yield span
             except TaskctlError as e:
@@ -331,10 +335,10 @@ async def exporting(version: str) -> AsyncIterator[TracerProvider]:
     for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         if (said := os.environ.get(name, "")) and not _is_address(said):
             raise ConfigError(f"{name} must be an address such as http://collector:4318, not {redacted(said)!r}")
-    sampler, share = os.environ.get("OTEL_TRACES_SAMPLER", ""), os.environ.get("OTEL_TRACES_SAMPLER_ARG", "")
+    sampler, share = os.environ.get("OTEL_TRACES_SAMPLER", "").lower(), os.environ.get("OTEL_TRACES_SAMPLER_ARG", "")
     if sampler not in ("", *_SAMPLERS):  # all would be kept, and only a warning would say so
         raise ConfigError(f"OTEL_TRACES_SAMPLER is {sampler!r}; one of {', '.join(_SAMPLERS)} was expected")
-    if share and "ratio" in sampler and not _is_share(share):
+    if "ratio" in sampler and not _is_share(share):
         raise ConfigError(f"OTEL_TRACES_SAMPLER_ARG is {share!r}; a number from 0 to 1 was expected")
     try:
         provider = _provider(version)

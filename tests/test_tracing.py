@@ -23,6 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from taskctl import NewTask, Settings, create_app, open_tasks, wiring
@@ -65,9 +66,8 @@ def parent_of(span: ReadableSpan, spans: Sequence[ReadableSpan]) -> ReadableSpan
 
 
 def tree(spans: Sequence[ReadableSpan]) -> dict[str, str | None]:
-    """Return the names of spans with those of their parents, without how connections begin: that may end after its request."""
-    told = [span for span in spans if span.name != "statement session"]
-    return {span.name: parent.name if (parent := parent_of(span, spans)) is not None else None for span in told}
+    """Return the names of spans with those of their parents."""
+    return {span.name: parent.name if (parent := parent_of(span, spans)) is not None else None for span in spans}
 
 
 @asynccontextmanager
@@ -223,16 +223,16 @@ async def test_nothing_ends_up_in_a_trace_of_somebody_else() -> None:
         parent = parent_of(span, told)
         assert parent is not None or span.kind is SpanKind.SERVER, span.name
     allowed = (
-        {"GET /api/v1/tasks/{id}", "read task", "shared", "statement task", "statement session", "redis MGET"},
-        {"GET /api/v1/tasks", "read list", "shared", "statement list", "statement plan", "statement session", "redis MGET"},
+        {"GET /api/v1/tasks/{id}", "read task", "shared", "statement task", "redis MGET"},
+        {"GET /api/v1/tasks", "read list", "shared", "statement list", "statement plan", "redis MGET"},
         {
             "POST /api/v1/tasks",
             "write",
             "commit",
             "redis MGET",
-            *(f"statement {name}" for name in ("named", "keys", "write", "commit", "session")),
+            *(f"statement {name}" for name in ("named", "keys", "write", "commit")),
         },
-        {"GET /api/v1/tasks/{id}/history", "read history", "shared", "statement history", "statement session", "redis MGET"},
+        {"GET /api/v1/tasks/{id}/history", "read history", "shared", "statement history", "redis MGET"},
     )
     assert set(names) == set(range(1, 401))
     assert_everybody_finds(told)
@@ -424,6 +424,24 @@ async def test_in_another_application_a_request_belongs_to_its_span(tmp_path: Pa
     found = tree(told)
     assert found["GET /todo/api/v1/tasks"] == "outer"
     assert found["after"] == "outer"  # ours has ended
+
+
+async def test_in_another_application_what_that_does_not_keep_is_not_kept(tmp_path: Path) -> None:
+    spans = Spans()
+    dropping = TracerProvider(sampler=ALWAYS_OFF)
+
+    @web.middleware
+    async def outer(request: web.Request, handler: Any) -> web.StreamResponse:
+        with dropping.get_tracer("x").start_as_current_span("outer"):
+            response: web.StreamResponse = await handler(request)
+            return response
+
+    app = web.Application(middlewares=[outer])
+    settings = Settings(database_url=f"sqlite:///{tmp_path}/tasks.db", tracing=True)
+    app.add_subapp("/t/", wiring.build_app(settings, ignore, spans.provider))
+    async with TestClient(TestServer(app)) as client:
+        assert (await client.get("/t/api/v1/tasks", headers={"traceparent": KEPT.format(7)})).status == 200
+    assert spans.taken() == ()
 
 
 @pytest.fixture(scope="module")
@@ -661,24 +679,33 @@ def test_a_receiver_that_is_away_keeps_nobody_from_anything(kind: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "said"),
     [
-        ("OTEL_TRACES_EXPORTER", "zipkin"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
-        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://:4318"),
-        ("OTEL_BSP_MAX_QUEUE_SIZE", "-5"),
-        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "abc"),
-        ("OTEL_TRACES_SAMPLER", "bogus"),
-        ("OTEL_TRACES_SAMPLER_ARG", "0,01"),
-        ("OTEL_TRACES_SAMPLER_ARG", "2"),
+        ("OTEL_TRACES_EXPORTER", "zipkin", "OTEL_TRACES_EXPORTER is 'zipkin'; otlp or none was expected"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'; http/protobuf was expected"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "OTEL_EXPORTER_OTLP_ENDPOINT must be an address such as"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://:4318", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT must be an address such as"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-5", "max_queue_size must be a positive integer"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "abc", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be a non-negative integer but got abc"),
+        ("OTEL_TRACES_SAMPLER", "bogus", "OTEL_TRACES_SAMPLER is 'bogus'; one of always_on, "),
+        ("OTEL_TRACES_SAMPLER_ARG", "0,01", "OTEL_TRACES_SAMPLER_ARG is '0,01'; a number from 0 to 1 was expected"),
+        ("OTEL_TRACES_SAMPLER_ARG", "2", "OTEL_TRACES_SAMPLER_ARG is '2'; a number from 0 to 1 was expected"),
+        ("OTEL_TRACES_SAMPLER_ARG", "", "OTEL_TRACES_SAMPLER_ARG is ''; a number from 0 to 1 was expected"),
     ],
 )
-def test_what_cannot_be_had_is_refused(name: str, value: str, tmp_path: Path) -> None:
-    settings = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.5", name: value}
-    said = shell_for(tmp_path, "http://127.0.0.1:9", **settings).fails(2, "serve", "--port", "0", "--tracing")
-    assert "OTEL_" in said
-    assert "ENDPOINT" in said or value in said or "_BSP_" in name
+def test_what_cannot_be_had_is_refused(name: str, value: str, said: str, tmp_path: Path) -> None:
+    settings = {"OTEL_TRACES_SAMPLER": "ParentBased_TraceIDRatio", "OTEL_TRACES_SAMPLER_ARG": "0.5", name: value}
+    assert said in shell_for(tmp_path, "http://127.0.0.1:9", **settings).fails(2, "serve", "--port", "0", "--tracing")
+
+
+def test_where_nothing_makes_spans_no_trace_of_a_caller_is_named(receiver: Receiver, tmp_path: Path) -> None:
+    with serving(shell_for(tmp_path, receiver.url, OTEL_SDK_DISABLED="true"), "--tracing", "--log-format", "json") as server:
+        asked(f"{server.url}/api/v1/tasks", {"traceparent": KEPT.format(1)})
+        metrics = asked(f"{server.url}/metrics", {"Accept": "application/openmetrics-text"})
+        assert server.stop() == 0
+        assert not any("trace_id" in line for line in server.log)
+    assert "trace_id" not in metrics
+    assert receiver.spans == []
 
 
 def test_traces_may_be_kept_and_sent_nowhere(tmp_path: Path) -> None:

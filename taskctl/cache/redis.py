@@ -293,12 +293,13 @@ class Redis:
         """
         for name in list(self._puts):
             self._unqueue(name)
-        removed, cursor = 0, b"0"
+        removed, cursor, contexts = 0, b"0", [copy_context()]
         try:
             while True:
-                [[cursor, keys]] = await self._trip("SCAN", 0, ("SCAN", cursor, "MATCH", PREFIX + b"*", "COUNT", 1000))
+                scan: _Command = ("SCAN", cursor, "MATCH", PREFIX + b"*", "COUNT", 1000)
+                [[cursor, keys]] = await self._trip("SCAN", 0, scan, contexts=contexts)
                 if keys:
-                    [number] = await self._trip("UNLINK", len(keys), ("UNLINK", *keys))
+                    [number] = await self._trip("UNLINK", len(keys), ("UNLINK", *keys), contexts=contexts)
                     removed += number
                 if cursor == b"0":
                     return removed

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import Context
 from typing import Generic, Protocol, TypeVar, cast
 
 from taskctl.errors import Overloaded, Unavailable
@@ -149,7 +150,7 @@ class Pool(Generic[C]):
         for _ in range(min(room, len(self._waiting) - len(self._connecting))):
             if self._closed or self._outage() is not None:
                 return
-            task = asyncio.create_task(self._add())
+            task = asyncio.create_task(self._add(), context=Context())  # it is for who waits longest, not for who is here
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)  # one that is cancelled before it begins ends here, too
 
