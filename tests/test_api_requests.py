@@ -407,11 +407,15 @@ async def test_a_failure_that_nobody_foresaw_is_told_without_its_words(
 
 async def test_a_damaged_database_is_unavailable_and_makes_the_server_unready(api: Api, database: Path) -> None:
     await added(api)
-    with closing(sqlite3.connect(database)) as raw:
-        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    size = database.stat().st_size
-    with database.open("r+b") as file:  # all of it: a connection may have some pages in memory
-        file.write((b"not a database at all" * size)[:size])
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        touch = "UPDATE workspaces SET written_at = written_at + 1"
+        other.execute(touch)
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        size = database.stat().st_size
+        with database.open("r+b") as file:
+            file.write((b"not a database at all" * size)[:size])
+        # This one has in memory what it needs for it; the others have to read again after that.
+        other.execute(touch)
     answer = await api.get("/api/v1/tasks/1")
     assert answer.status in (500, 503)
     assert (await api.get("/livez")).status == 200
