@@ -251,6 +251,8 @@ def ignore(event: Event) -> None:
     """Observe nothing."""
 
 
+METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"))
+"""Those that are known (RFC 9110, RFC 5789); anybody can make up others, so these are told as one."""
 PROBES: Final = ("/livez", "/readyz", "/metrics")
 """The ends of routes that balancers and Prometheus ask all the time: that all is well there is no news."""
 TRACE: Final[ContextVar[str]] = ContextVar("taskctl.trace", default="")

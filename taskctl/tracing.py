@@ -17,6 +17,7 @@ from uuid import uuid4
 from taskctl.access import redacted, told_path
 from taskctl.errors import ConfigError, TaskctlError
 from taskctl.observe import (
+    METHODS,
     PROBES,
     TRACE,
     BatchCommitted,
@@ -163,7 +164,7 @@ class Tracing:
     def _begin(self, event: RequestBegun) -> None:
         if event.route.endswith(PROBES):
             return
-        known = event.method in _METHODS
+        known = event.method in METHODS
         about = {"http.request.method": event.method if known else "_OTHER", "url.scheme": event.scheme}
         if not known:
             about["http.request.method_original"] = redacted(event.method)[:METHOD_MAX]
@@ -228,9 +229,6 @@ def _id_of(span: Span) -> str:
     Where nothing makes spans, this one stands for the caller's, which may be kept, but not by us.
     """
     return trace.format_trace_id(span.get_span_context().trace_id) if span.is_recording() else ""
-
-
-_METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"))
 
 
 class _TracedTasks(TaskService):

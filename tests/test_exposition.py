@@ -15,9 +15,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as text_format
 
 from taskctl.access import new_secret
-from taskctl.metrics import METHODS, Metrics
+from taskctl.metrics import Metrics
 from taskctl.metrics.exposition import OpenMetrics, PlainCounter, PlainGauge, PlainHistogram, Text, wants_open_metrics
-from taskctl.observe import RequestDone
+from taskctl.observe import METHODS, RequestDone
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"

@@ -23,8 +23,8 @@ from prometheus_client.parser import text_string_to_metric_families as text_form
 
 from taskctl import Settings, Unavailable, create_app, open_tasks, wiring
 from taskctl.access import OWNER, new_secret
-from taskctl.metrics import METHODS, OTHER, Metrics
-from taskctl.observe import Audited, DatabaseAway, DatabaseBack, Event, RequestDone, StatementDone, TasksCounted, ignore
+from taskctl.metrics import OTHER, Metrics
+from taskctl.observe import METHODS, Audited, DatabaseAway, DatabaseBack, Event, RequestDone, StatementDone, TasksCounted, ignore
 from taskctl.server.requests import OPENED
 from taskctl.storage import driver
 from taskctl.storage.census import Census

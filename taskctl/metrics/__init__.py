@@ -21,6 +21,7 @@ from taskctl.metrics.exposition import (
 )
 from taskctl.metrics.process import add_process
 from taskctl.observe import (
+    METHODS,
     Audited,
     BatchCommitted,
     DatabaseAway,
@@ -40,7 +41,6 @@ OTHER: Final = "_OTHER"
 """A method that is not known, and the route of what fits none."""
 API: Final = "/api/v1/"
 """What the routes of the API have in them, under whatever prefix the application is mounted."""
-METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"))
 REQUEST_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 QUICK_SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 LAG_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
