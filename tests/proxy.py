@@ -143,6 +143,8 @@ class Proxy:
             assert self._server is not None
             self._server.close()
             self._open.set()
+            for _ in range(10):  # what is being connected just now would be left open
+                await asyncio.sleep(0)
             self._abort()
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
